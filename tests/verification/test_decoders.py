@@ -282,7 +282,7 @@ def test_a_metric_at_a_position_is_that_of_the_logits_there(without_cache, tmp_p
         for name in ("cosine", "cosine@0", "cosine@1", "cosine@last")
     )
     assert np.isclose(np.mean(parts), whole, rtol=1e-12)
-    with pytest.raises(ConfigError, match=r"the output 'logits' has the shape \[1, 3, 6\], and so 3 positions"):
+    with pytest.raises(ConfigError, match=r"the output 'logits' has the shape \[1, 3, 6\], with 3 positions"):
         simulate(model, metric="cosine@3", **how)
     with pytest.raises(ConfigError, match=r"token ids are inputs, too"):
         simulate(model, inputs=tmp_path / "any.npz", **how)

@@ -209,7 +209,7 @@ class _Hdf5Writer:
         kind, space = self._type(array.dtype), self._space(array.shape)
         dataset = self._datasets.create(group, name.encode(), kind, space, self._creation)
         if array.size:
-            self._raw.write_later(dataset.get_offset(), array.reshape(-1).view(np.uint8).data)
+            self._raw.write_at(dataset.get_offset(), array.reshape(-1).view(np.uint8).data)
         self._last = key, dataset
         self._raise_failure()
 

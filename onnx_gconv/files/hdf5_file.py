@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 __all__ = ["FileForHdf5"]
@@ -12,12 +10,6 @@ __all__ = ["FileForHdf5"]
 # Headers up to this size are held back, and at most this many.
 _LARGEST_HEADER_BYTES = 4096
 _MOST_HEADERS = 2048
-
-# Elements that wait to be written by the other thread. More would take memory and gain nothing.
-_MOST_WAITING_BYTES = 4 << 20
-
-# Less is written sooner than another thread takes it over.
-_LEAST_FOR_ANOTHER_THREAD_BYTES = 1 << 16
 
 
 class FileForHdf5:
@@ -39,14 +31,10 @@ class FileForHdf5:
         self._held: dict[tuple[int, int], bytes] = {}
         self._held_end = 0
         self.failure: OSError | None = None
-        self._writer = ThreadPoolExecutor(1)
-        self._waiting: deque[tuple[Future[None], int]] = deque()
-        self._waiting_bytes = 0
 
     def close(self) -> None:
         """Write what is held back, and close the file."""
-        self._settle()
-        self._writer.shutdown()
+        self.flush()
         os.close(self._file)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -54,7 +42,6 @@ class FileForHdf5:
         if whence == os.SEEK_CUR:
             offset += self._position
         elif whence == os.SEEK_END:
-            self._wait()
             offset += max(os.fstat(self._file).st_size, self._held_end)
         self._position = offset
         return offset
@@ -65,14 +52,14 @@ class FileForHdf5:
 
     def read(self, size: int = -1) -> bytes:
         """Read bytes. h5py only checks that this method exists, to tell a file from a name; it uses `readinto`."""
-        self._settle()
+        self.flush()
         content = os.pread(self._file, os.fstat(self._file).st_size if size < 0 else size, self._position)
         self._position += len(content)
         return content
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer, or read up to the end of the file; return the number of bytes."""
-        self._settle()
+        self.flush()
         size = os.preadv(self._file, [buffer], self._position)
         self._position += size
         return size
@@ -91,24 +78,6 @@ class FileForHdf5:
         """Write bytes at an offset, without moving the position."""
         if offset < self._held_end:  # headers held back for the same place have to be written before
             self.flush()
-        self._write(offset, content)
-
-    def write_later(self, offset: int, content: memoryview) -> None:
-        """Have another thread write bytes at an offset where HDF5 writes nothing. They may not change until `close`.
-
-        This thread makes the next headers meanwhile. It waits if much is still to be written. A failure of the other
-        thread is recorded when that thread meets it, which may be some writes later.
-        """
-        if content.nbytes < _LEAST_FOR_ANOTHER_THREAD_BYTES:
-            self.write_at(offset, content)
-            return
-        if offset < self._held_end:
-            self.flush()
-        self._waiting.append((self._writer.submit(self._write, offset, content), content.nbytes))
-        self._waiting_bytes += content.nbytes
-        self._wait(_MOST_WAITING_BYTES)
-
-    def _write(self, offset: int, content: memoryview) -> None:
         try:
             while content:
                 count = os.pwrite(self._file, content, offset)
@@ -116,16 +85,9 @@ class FileForHdf5:
         except OSError as error:
             self.failure = self.failure or error
 
-    def _wait(self, most_bytes: int = 0) -> None:
-        """Wait until at most so many bytes are left to the other thread."""
-        while self._waiting and self._waiting_bytes > most_bytes:
-            writing, size = self._waiting.popleft()
-            writing.result()
-            self._waiting_bytes -= size
-
     def truncate(self, size: int) -> int:
         """Set the size of the file in bytes."""
-        self._settle()
+        self.flush()
         try:
             os.truncate(self._file, size)
         except OSError as error:
@@ -144,11 +106,6 @@ class FileForHdf5:
             run.append(content)
             end = offset + size
         self.write_at(first, memoryview(b"".join(run)))
-
-    def _settle(self) -> None:
-        """Bring everything into the file."""
-        self.flush()
-        self._wait()
 
     def _hold(self, content: memoryview) -> None:
         key = self._position, len(content)

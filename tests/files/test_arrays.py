@@ -95,26 +95,6 @@ def test_an_array_that_cannot_be_written_is_an_error(tmp_path):
     assert second.value is first.value  # whatever fails when the file is closed
 
 
-def test_a_large_array_that_cannot_be_written_is_an_error_at_the_latest_when_the_file_is_closed(tmp_path):
-    file = write_arrays(tmp_path / "x.h5", "hdf5")
-    file._raw._settle()
-    cut_off(file)
-    with pytest.raises(OSError, match="Bad file descriptor"), file:
-        file.write("a", np.ones(500_000, np.float32))
-
-
-def test_large_and_small_arrays_in_turn_stand_where_they_belong(tmp_path):
-    rng = np.random.default_rng(0)
-    arrays = {f"L{k:03}/T/g": rng.normal(size=size).astype("<f8") for k, size in enumerate([9, 90_000, 900] * 20)}
-    with write_arrays(tmp_path / "x.h5", "hdf5") as file:
-        for key, array in arrays.items():
-            file.write(key, array)
-            file.label(key, {"unit": "uS"})
-    with h5py.File(tmp_path / "x.h5") as file:
-        for key, array in arrays.items():
-            np.testing.assert_array_equal(file[key][()], array)
-
-
 def test_an_npz_file_with_an_array_of_an_unknown_npy_version(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
         file.writestr("a.npy", b"\x93NUMPY\x09\x01" + bytes(100))

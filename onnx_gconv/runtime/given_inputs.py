@@ -55,7 +55,12 @@ def read_arrays(path: Path, specs: Sequence[InputSpec], may_lack: Collection[str
         ConfigError: The file is no .npz, or its arrays are not what the model needs.
     """
     with _opened(path, specs) as (loaded, archive):
-        _check_names(loaded.files, specs, str(path), may_lack)
+        try:
+            _check_names(loaded.files, specs, str(path), may_lack)
+        except ConfigError as error:
+            if {*loaded.files} <= {spec.name for spec in specs}:
+                raise
+            raise ConfigError(f"{error}; leave out arrays that are no inputs, such as labels") from None
         for spec in specs:
             if spec.name in loaded.files:
                 _checked_form(archive, spec, str(path))

@@ -207,6 +207,10 @@ def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:
     Raises:
         ConfigError: If no metric has that name, the function cannot be imported, or labels are needed and missing.
     """
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(
+            f"a metric is given by its name, such as 'sqnr' or 'module:function', but not as a {type(name).__name__}"
+        )
     name = name or ("accuracy" if has_labels else "sqnr")
     if (at := _POSITION.fullmatch(name)) is not None:
         metric = metric_of(at["metric"], output, has_labels=has_labels)

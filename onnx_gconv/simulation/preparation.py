@@ -59,6 +59,7 @@ def asked_inputs(
             number from 1.
     """
     batch = None if batch is None else whole_number("batch", batch, 1)
+    _check_kinds(inputs, labels)
     if inputs is not None and token_ids is not None:
         raise ConfigError("token ids are inputs, too; give either them or a file with inputs")
     if inputs is None and (labels is not None or batch is not None):
@@ -74,6 +75,18 @@ def asked_inputs(
         values=values or {},
         seed=seed,
     )
+
+
+def _check_kinds(inputs: object, labels: object) -> None:
+    """Refuse arrays in place of the file and the name that hold them."""
+    if inputs is not None and not isinstance(inputs, (str, os.PathLike)):
+        kind = type(inputs).__name__
+        raise ConfigError(f"inputs are the path of an .npz file, but not a {kind}; write arrays with numpy.savez")
+    if labels is not None and not isinstance(labels, str):
+        kind = type(labels).__name__
+        raise ConfigError(
+            f"labels are the name of an array in the file of inputs, but not a {kind}; add it to the file"
+        )
 
 
 def mapped_for(

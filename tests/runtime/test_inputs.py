@@ -429,7 +429,7 @@ def test_any_rank_is_taken_where_the_model_says_none(tmp_path: Path) -> None:
         ({"x": np.ones((1, 3), np.float32)}, "input 'y' is missing; there is x, and the model needs x, y"),
         (
             {"x": np.ones((1, 3), np.float32), "y": np.ones(2, np.int64), "yy": np.ones(2)},
-            "no input is named 'yy'; did you mean 'y'",
+            r"no input is named 'yy'; did you mean 'y'\? \(the model has x, y\); leave out arrays that are no",
         ),
         (
             {"x": np.ones((1, 3)), "y": np.ones(2, np.int64)},

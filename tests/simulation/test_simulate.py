@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 import onnx_gconv as gconv
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
@@ -690,3 +692,19 @@ def test_a_model_that_the_runtime_does_not_load_or_run_is_named(parse, normal, t
     np.savez(tmp_path / "in.npz", x=normal(2, 4), z=normal(2, 4))
     with pytest.raises(gconv.ConfigError, match=r"in.npz: ONNX Runtime does not run the model"):
         simulate(tmp_path / "shapes.onnx", inputs=tmp_path / "in.npz")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inputs": {"x": np.zeros((2, 9), np.float32)}}, "inputs are the path of an .npz file, but not a dict"),
+        (
+            {"inputs": "i.npz", "labels": np.zeros(2)},
+            "labels are the name of an array in the file of inputs, but not a nda",
+        ),
+        ({"metric": max}, "a metric is given by its name, such as 'sqnr' or 'module:function', but not as a builtin"),
+    ],
+)
+def test_objects_in_place_of_names_are_refused_in_one_line(options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        gconv.simulate(model_path("digits_mlp.onnx"), repeats=1, **options)

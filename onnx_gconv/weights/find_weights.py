@@ -478,9 +478,8 @@ def _of_other_scales(said: Sequence[Dequantization]) -> Iterator[str]:
 
 
 def _is_undecoded(use: _Use) -> bool:
-    """Whether an op without a matrix view reads codes that the settings would have decoded before weights are found."""
-    forms = ((item.node, item.slot.packed) for item in use.mvm_slots.values() if item.slot.view is None)
-    return any(form is not None and form.obstacle(node) is None for node, form in forms)
+    """Whether an op without a matrix view reads packed codes: such weights are decoded before weights are found."""
+    return any(item.slot.view is None and item.slot.packed is not None for item in use.mvm_slots.values())
 
 
 def _packed_obstacles(constant: Constant, use: _Use) -> Iterator[tuple[SkipReason, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from onnx_gconv.operations.operations import (
 )
 from onnx_gconv.verification import verify
 from tests import graphs
+from tests.packed_models import matmul_model, quantized
 
 CNN_WEIGHTS = ["stem.weight", "depthwise.weight", "pointwise.weight", "hidden.weight", "classifier.weight"]
 
@@ -399,6 +401,18 @@ def test_a_model_with_nothing_to_map_is_refused_by_name(tmp_path):
     with pytest.raises(ModelError, match=r"in\.onnx': has no weight that can be mapped; `onnx-gconv inspect` says why"):
         map_model(source)
     assert [item.name for item in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_the_first_reason_why_nothing_is_mapped_is_told(tmp_path):
+    weight = quantized(7, 64, block=32)
+    model = matmul_model(replace(weight, stored=weight.stored[:, :1]))
+    onnx.save(model, tmp_path / "in.onnx")
+    with pytest.raises(ModelError) as found:
+        map_model(tmp_path / "in.onnx")
+    assert str(found.value).endswith(
+        "`onnx-gconv inspect` says why. 'W': its shape does not fit the op that reads it; layer (MatMulNBits) reads "
+        "bytes of [7, 1, 16], but N = 7, K = 64, bits = 4, block_size = 32 need [7, 2, 16]"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

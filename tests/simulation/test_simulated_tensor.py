@@ -22,6 +22,7 @@ from onnx_gconv.simulation.chips.simulated_tensor import (
     read_again,
 )
 from onnx_gconv.simulation.chips.streams import ChipStreams
+from onnx_gconv.tensors import streamed
 
 PCM = device_model("pcm")
 DAY = 86400.0
@@ -36,20 +37,26 @@ def simulated(array, moment="read", *, model=PCM, seconds=DAY, seed=3):
     return SimulatedTensor(ir.tensor(array, name="W.g_plus"), SimulatedDevices(model, seconds, streams), moment)
 
 
+@pytest.mark.parametrize("chunk", [16, 64], ids=["a block", "four blocks"])
 @given(data=st.data())
-def test_any_part_is_that_of_the_whole(data):
+def test_any_part_is_that_of_the_whole(chunk, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulated_tensor, "BLOCK_ELEMENTS", 16)
-        patch.setattr(simulated_tensor, "CHUNK_ELEMENTS", 64)
+        patch.setattr(simulated_tensor, "CHUNK_ELEMENTS", chunk)
+        patch.setattr(streamed, "CHUNK_ELEMENTS", chunk)
         size = data.draw(st.integers(1, 200))
         moment = data.draw(st.sampled_from(get_args(Moment)))
         tensor = simulated(targets(size), moment)
         whole = tensor.numpy()
-        start = data.draw(st.integers(0, size - 1))
+        start = data.draw(st.integers(0, size - 1) | st.integers(0, (size - 1) // 16).map(lambda block: 16 * block))
         stop = data.draw(st.integers(start + 1, size))
         parts = [part.copy() for part in tensor.chunks(start, stop)]
-        assert [part.size for part in parts[:-1]] == [64] * (len(parts) - 1)
+        assert [part.size for part in parts[:-1]] == [chunk] * (len(parts) - 1)
         assert np.array_equal(np.concatenate(parts), whole[start:stop])
+        stretches = [(each.targets.copy(), each.programmed.copy()) for each in tensor.stretches(start, stop)]
+        found, programmed = map(np.concatenate, zip(*stretches, strict=True))
+        assert np.array_equal(found, targets(size)[start:stop])
+        assert np.array_equal(programmed, simulated(targets(size), "programmed").numpy()[start:stop])
 
 
 def test_blocks_have_random_numbers_of_their_own():

@@ -98,3 +98,16 @@ def test_codes_of_four_bits_in_a_lookup_have_scales_and_zero_points_of_blocks(pa
 def test_of_packed_codes_it_is_the_blocks_of_inputs():
     [weight] = find_weights(ir.from_proto(matmul_model(quantized(5, 40, points="packed")))).weights
     assert weight.dequantization == Dequantization("W_scales", "W_points", 1, 16)
+
+
+def test_codes_that_two_nodes_scale_otherwise_have_a_note(parse):
+    model = parse(
+        "g (float[2,6] x) => (float[2,4] y, float[2,4] z) {"
+        " a = DequantizeLinear <axis = 1> (W, s) y = MatMul(x, a) b = DequantizeLinear (W, t) z = MatMul(x, b) }",
+        W=CODES,
+        s=COLUMN,
+        t=ONE,
+    )
+    [weight] = find_weights(model).weights
+    assert weight.notes == ("other readers have other scales ('t'); 's' is recorded",)
+    assert weight.dequantization == Dequantization("s", None, 1, 1)

@@ -182,9 +182,9 @@ class ByWidth:
         yield self.wide if options.max_width >= self.width else self.narrow
 
 
-def counted(weights: int) -> str:
-    """E.g. ``1 weight`` or ``3 weights``."""
-    return f"{weights} weight{'' if weights == 1 else 's'}"
+def counted(number: int, what: str = "weight") -> str:
+    """E.g. ``1 weight`` or ``3,000 tiles``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def file_list(files: Iterable[Path]) -> str:

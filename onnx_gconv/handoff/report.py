@@ -383,7 +383,7 @@ class HandoffReport(ShownReport):
             return []
         tiles = sum(layer.tiles_of_several_blocks for layer in layers)
         warning = (
-            f"Warning: columns of {tiles:,} tile{'' if tiles == 1 else 's'} sum blocks of inputs with different scales "
+            f"Warning: columns of {counted(tiles, 'tile')} sum blocks of inputs with different scales "
             f"(dequantization in manifest.json): {listed([layer.id for layer in layers])}. Drive one block at a time, "
             "or cut tiles of as many rows as a block has."
         )

@@ -14,7 +14,7 @@ from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.simulation.frames import SpreadRow, chip_columns, spread_columns
 from onnx_gconv.simulation.spread import Spread
 from onnx_gconv.simulation.times import time_text
-from onnx_gconv.terminal_text import plain, titled_table, with_name
+from onnx_gconv.terminal_text import counted, plain, titled_table, with_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,7 +168,7 @@ class SimulationReport(ShownReport):
         for time, place in zip(shown, seconds, strict=True):
             axes.plot([place] * len(time.values), time.values, ".", color="0.75", markersize=3, zorder=1)
         means = [each.spread.mean for each in shown]
-        axes.plot(seconds, means, "o-", color="C0", label=f"mean of {self.repeats} chips, 95 % interval")
+        axes.plot(seconds, means, "o-", color="C0", label=f"mean of {counted(self.repeats, 'chip')}, 95 % interval")
         low, high = (
             [end for each in shown if (end := getattr(each.spread, name)) is not None] for name in ("low", "high")
         )
@@ -186,7 +186,7 @@ class SimulationReport(ShownReport):
         last = self.times[-1] if self.times else None
         after = "" if last is None else f", {self._text(last.spread.mean)} after {time_text(last.seconds)}"
         unit = f" in {self.unit}" if self.unit else ""
-        chips = f"{self.repeats} chips of {self.device}"
+        chips = f"{counted(self.repeats, 'chip')} of {self.device}"
         return f"{self.mapped}, {chips}: {self.metric}{unit} {self._text(self.ideal)} ideal{after}"
 
     def _frame_tables(self) -> FrameTables:
@@ -206,11 +206,10 @@ class SimulationReport(ShownReport):
 
         settings = "".join(f", {name} = {value}" for name, value in self.settings.items())
         unit = f" in {self.unit}" if self.unit else ""
-        samples = "1 sample" if self.samples == 1 else f"{self.samples:,} samples"
         return Group(
             plain(f"Device {self.device}{settings}; drift compensation: {self.drift_compensation}; seed {self.seed}"),
-            plain(f"Inputs: {self.inputs} ({samples}); output '{self.output}'"),
-            self._table(f"{self.metric}{unit} of {self.repeats} chips; ideal: {self._text(self.ideal)}"),
+            plain(f"Inputs: {self.inputs} ({counted(self.samples, 'sample')}); output '{self.output}'"),
+            self._table(f"{self.metric}{unit} of {counted(self.repeats, 'chip')}; ideal: {self._text(self.ideal)}"),
             *([self._layers()] if self.sensitivity else []),
             *(plain(f"Note: {note}") for note in self.notes),
         )

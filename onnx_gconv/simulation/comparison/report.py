@@ -22,7 +22,7 @@ from onnx_gconv.simulation.simulation_report import (
     seconds_text,
 )
 from onnx_gconv.simulation.times import time_text
-from onnx_gconv.terminal_text import ByWidth, plain, titled_table
+from onnx_gconv.terminal_text import ByWidth, counted, plain, titled_table
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class ComparisonReport(ShownReport):
 
     def _chips(self) -> str:
         counts = sorted({each.simulation.repeats for each in self.candidates})
-        return f"{' or '.join(map(str, counts))} chips"
+        return counted(counts[0], "chip") if len(counts) == 1 else f"{' or '.join(map(str, counts))} chips"
 
     def _said_of_candidates(self) -> Iterator[str]:
         """The notes of the simulations, each with the names of the candidates that have it."""

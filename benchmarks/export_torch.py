@@ -25,8 +25,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.export_torch_job import NAMES
-from benchmarks.machine import Machine, describe_machine, versions
-from benchmarks.map_report import Ratio, print_conditions, print_measurements, ratios_of
+from benchmarks.machine import describe_machine, versions
+from benchmarks.map_report import ModelReport, print_conditions, print_measurements, ratios_of
 from benchmarks.measurement import JobFailedError, Measurement, measure
 
 __all__ = ["Report", "main", "run"]
@@ -38,33 +38,17 @@ _GOALS = (("export", "torch_save", ""),)
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class Report(ModelReport):
     """The results of one run of the benchmark.
 
     Attributes:
-        weight_bytes: Bytes of the weights of the module.
-        layers: Number of weights.
-        width: Every weight is [width, width].
-        measurements: For each job, one measurement a round.
         beyond_torch_bytes: For each round, how much more anonymous memory ``export`` took than ``torch``.
         beyond_output_bytes: For each round, the largest size of temporary files of ``export``, besides its output.
-        ratios: The ratios of times.
-        machine: The machine that was measured.
-        load: The load average of the machine in the minute before.
-        versions: The versions of Python and of packages.
     """
 
-    weight_bytes: int
-    layers: int
-    width: int
-    measurements: dict[str, tuple[Measurement, ...]]
     beyond_torch_bytes: tuple[int, ...]
     beyond_output_bytes: tuple[int, ...]
-    ratios: tuple[Ratio, ...]
-    machine: Machine
-    load: float
-    versions: dict[str, str]
 
 
 def run(layers: int, width: int, repeats: int, folder: Path) -> Report:

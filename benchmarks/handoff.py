@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.job import ARRAY
-from benchmarks.machine import Machine, describe_machine, versions
+from benchmarks.machine import describe_machine, versions
 from benchmarks.map_jobs import OUTPUT_FACTOR, copy_command
-from benchmarks.map_report import Ratio, print_conditions, print_measurements, ratios_of, spread
+from benchmarks.map_report import ModelReport, print_conditions, print_measurements, ratios_of, spread
 from benchmarks.measurement import JobFailedError, Measurement, measure
 from benchmarks.page_cache import level_conditions
 from benchmarks.synthetic_model import write_synthetic_model
@@ -57,35 +57,19 @@ _READ = {
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class Report(ModelReport):
     """The results of one run of the benchmark.
 
     Attributes:
-        weight_bytes: Bytes of the weights of the model.
-        layers: Number of layers.
-        width: Every weight is [width, width].
-        arrays: The format of the file of conductances, ``hdf5`` or ``npz``.
-        measurements: For each job that writes, one measurement a round.
-        ratios: The ratios of times.
-        reads: The seconds of each read of all rounds, by the keys of `_READ`.
+        arrays: The kind of the file of conductances.
+        reads: Seconds of all rounds, by what was read.
         copy_command: The command that copied the bundle.
-        machine: The machine that was measured.
-        load: The load average of the machine in the minute before.
-        versions: The versions of Python and of packages.
     """
 
-    weight_bytes: int
-    layers: int
-    width: int
     arrays: str
-    measurements: dict[str, tuple[Measurement, ...]]
-    ratios: tuple[Ratio, ...]
     reads: dict[str, tuple[float, ...]]
     copy_command: str
-    machine: Machine
-    load: float
-    versions: dict[str, str]
 
 
 class _Rounds:

@@ -12,7 +12,16 @@ from rich.table import Table
 from benchmarks.machine import Machine
 from benchmarks.measurement import Measurement
 
-__all__ = ["Ratio", "Report", "print_conditions", "print_measurements", "print_report", "ratios_of", "spread"]
+__all__ = [
+    "ModelReport",
+    "Ratio",
+    "Report",
+    "print_conditions",
+    "print_measurements",
+    "print_report",
+    "ratios_of",
+    "spread",
+]
 
 # The job of the numerator, the job of the denominator, and the goal for the ratio of their times.
 _GOALS = (
@@ -41,18 +50,16 @@ class Ratio:
     goal: str
 
 
-@dataclass(frozen=True)
-class Report:
-    """The results of one run of the benchmark.
+@dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """The results of one run of a benchmark with a synthetic model.
 
     Attributes:
-        weight_bytes: Bytes of the weights of the model.
+        weight_bytes: Bytes of the weights of the model, or of their codes.
         layers: Number of layers.
         width: Every weight is [width, width].
         measurements: For each job, one measurement a round.
-        skipped: For each job that did not run, the reason.
         ratios: The ratios of times.
-        copy_command: The command that copied the files.
         machine: The machine that was measured.
         load: The load average of the machine in the minute before.
         versions: The versions of Python and of packages.
@@ -62,12 +69,23 @@ class Report:
     layers: int
     width: int
     measurements: dict[str, tuple[Measurement, ...]]
-    skipped: dict[str, str]
     ratios: tuple[Ratio, ...]
-    copy_command: str
     machine: Machine
     load: float
     versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(ModelReport):
+    """The results of one run of `benchmarks.map`.
+
+    Attributes:
+        skipped: For each job that did not run, the reason.
+        copy_command: The command that copied the files.
+    """
+
+    skipped: dict[str, str]
+    copy_command: str
 
 
 def ratios_of(

@@ -28,12 +28,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.machine import Machine, describe_machine, versions
+from benchmarks.machine import describe_machine, versions
 from benchmarks.map_jobs import copy_command
-from benchmarks.map_report import Ratio, print_conditions, print_measurements, ratios_of
+from benchmarks.map_report import ModelReport, print_conditions, print_measurements, ratios_of
 from benchmarks.measurement import JobFailedError, Measurement, measure
-from benchmarks.packed_model import BLOCK, PackedModel, write_packed_model
+from benchmarks.packed_model import BLOCK, write_packed_model
 from benchmarks.page_cache import level_conditions
+from benchmarks.synthetic_model import SyntheticModel
 
 __all__ = ["main", "run"]
 
@@ -52,31 +53,15 @@ _FILES_FACTOR = 9
 _SPARE_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class Report(ModelReport):
     """The results of one run of the benchmark.
 
     Attributes:
-        weight_bytes: Bytes of the codes of the model.
-        layers: Number of layers.
-        width: Every weight is [width, width].
         has_points: Whether each block has a zero point of its own.
-        measurements: For each job, one measurement a round.
-        ratios: The ratios of times.
-        machine: The machine that was measured.
-        load: The load average of the machine in the minute before.
-        versions: The versions of Python and of packages.
     """
 
-    weight_bytes: int
-    layers: int
-    width: int
     has_points: bool
-    measurements: dict[str, tuple[Measurement, ...]]
-    ratios: tuple[Ratio, ...]
-    machine: Machine
-    load: float
-    versions: dict[str, str]
 
 
 def run(size_bytes: int, repeats: int, folder: Path, *, width: int, has_points: bool) -> Report:
@@ -113,7 +98,7 @@ def run(size_bytes: int, repeats: int, folder: Path, *, width: int, has_points: 
     )
 
 
-def _round(model: PackedModel, folder: Path) -> dict[str, Measurement]:
+def _round(model: SyntheticModel, folder: Path) -> dict[str, Measurement]:
     """Run each job once, and remove the files that the jobs write."""
     mapped, ballast = folder / "map", folder / "ballast"
     both = [model.path, mapped / "output.onnx"]

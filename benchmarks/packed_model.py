@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-__all__ = ["PackedModel", "write_packed_model"]
+from benchmarks.synthetic_model import SyntheticModel
+
+__all__ = ["write_packed_model"]
 
 IR_VERSION = 10
 OPSET = 21
@@ -21,30 +22,8 @@ BLOCK = 32
 _CODES_OF_A_BYTE = 2
 
 
-@dataclass(frozen=True)
-class PackedModel:
-    """A model on disk: a stack of MatMulNBits nodes, with codes of four bits, scales and zero points in external data.
-
-    Attributes:
-        path: The ``.onnx`` file.
-        data: The file with the weights.
-        layers: Number of layers.
-        width: Every weight is [width, width].
-    """
-
-    path: Path
-    data: Path
-    layers: int
-    width: int
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all codes."""
-        return self.layers * self.width**2 // _CODES_OF_A_BYTE
-
-
-def write_packed_model(folder: Path, size_bytes: int, width: int, *, has_points: bool, seed: int = 0) -> PackedModel:
-    """Write a model with random codes.
+def write_packed_model(folder: Path, size_bytes: int, width: int, *, has_points: bool, seed: int = 0) -> SyntheticModel:
+    """Write a stack of MatMulNBits nodes with random codes of four bits, and their scales.
 
     Args:
         folder: The folder for ``model.onnx`` and ``model.onnx.data``. It has to exist.
@@ -55,7 +34,7 @@ def write_packed_model(folder: Path, size_bytes: int, width: int, *, has_points:
     """
     layers = max(round(size_bytes * _CODES_OF_A_BYTE / width**2), 1)
     path = folder / "model.onnx"
-    model = PackedModel(path, path.with_name(f"{path.name}.data"), layers, width)
+    model = SyntheticModel(path, path.with_name(f"{path.name}.data"), layers, width, bits=BITS)
     generator, blocks = np.random.default_rng(seed), width // BLOCK
     nodes, tensors = [], []
     with model.data.open("wb", buffering=0) as file:

@@ -17,14 +17,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.job import ARRAY
-from benchmarks.machine import Machine, describe_machine, versions
-from benchmarks.map_report import Ratio, print_conditions, print_measurements, ratios_of
+from benchmarks.machine import describe_machine, versions
+from benchmarks.map_report import ModelReport, print_conditions, print_measurements, ratios_of
 from benchmarks.measurement import JobFailedError, Measurement, measure
 from benchmarks.synthetic_model import write_synthetic_model
 from onnx_gconv import map_model
@@ -35,32 +35,7 @@ _GOALS = (("pictures", "handoff", ""),)
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@dataclass(frozen=True)
-class Report:
-    """The results of one run of the benchmark.
-
-    Attributes:
-        weight_bytes: Bytes of the weights of the model.
-        layers: Number of layers; there are as many pictures.
-        width: Every weight is [width, width].
-        measurements: For each job, one measurement a round.
-        ratios: The ratios of times.
-        machine: The machine that was measured.
-        load: The load average of the machine in the minute before.
-        versions: The versions of Python and of packages.
-    """
-
-    weight_bytes: int
-    layers: int
-    width: int
-    measurements: dict[str, tuple[Measurement, ...]]
-    ratios: tuple[Ratio, ...]
-    machine: Machine
-    load: float
-    versions: dict[str, str]
-
-
-def run(layers: int, width: int, repeats: int, folder: Path) -> Report:
+def run(layers: int, width: int, repeats: int, folder: Path) -> ModelReport:
     """Measure both jobs.
 
     Args:
@@ -90,7 +65,7 @@ def run(layers: int, width: int, repeats: int, folder: Path) -> Report:
         shutil.rmtree(bundle.parent)
         shutil.rmtree(pictures.parent)
     measurements = {name: tuple(times) for name, times in found.items()}
-    return Report(
+    return ModelReport(
         weight_bytes=model.weight_bytes,
         layers=model.layers,
         width=model.width,

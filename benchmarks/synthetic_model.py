@@ -25,24 +25,26 @@ _BUFFER_ELEMENTS = 1 << 20
 
 @dataclass(frozen=True)
 class SyntheticModel:
-    """A model on disk: a stack of MatMul and Relu layers with its weights in external data.
+    """A model on disk: a stack of layers with its weights in external data.
 
     Attributes:
         path: The ``.onnx`` file.
         data: The file with the weights.
         layers: Number of layers.
         width: Every weight is [width, width].
+        bits: The bits that an element of a weight takes.
     """
 
     path: Path
     data: Path
     layers: int
     width: int
+    bits: int = 8 * _ITEM_BYTES
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights."""
-        return self.layers * self.width**2 * _ITEM_BYTES
+        """Bytes of all weights, or of their codes."""
+        return self.layers * self.width**2 * self.bits // 8
 
 
 def layer_width(size_bytes: int) -> int:
@@ -52,7 +54,7 @@ def layer_width(size_bytes: int) -> int:
 
 
 def write_synthetic_model(folder: Path, size_bytes: int, *, width: int | None = None, seed: int = 0) -> SyntheticModel:
-    """Write a model whose weights are drawn from N(0, 0.02).
+    """Write a model of MatMul and Relu layers whose weights are drawn from N(0, 0.02).
 
     Args:
         folder: The folder for ``model.onnx`` and ``model.onnx.data``. It has to exist.

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 __all__ = [
     "add_errors",
     "add_noise_of_reading",
+    "at_least",
     "drift_exponents",
     "fitted_polynomial",
     "line_between",
@@ -28,16 +29,16 @@ __all__ = [
     "normal_from_logarithms",
     "polynomial",
     "uniform_of_splitmix64",
-    "unit_parts",
 ]
 
 _Floats = NDArray[np.float32]
+_Words = NDArray[np.uint64]
 _Line = tuple[np.float32, np.float32, np.float32, np.float32]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_ZERO, _HALF, _MINUS_TWO = np.float32(0), np.float32(0.5), np.float32(-2)
+_ZERO, _HALF, _ONE, _TWO, _MINUS_TWO = (np.float32(each) for each in (0, 0.5, 1, 2, -2))
 _STEP, _FIRST, _SECOND = (np.uint64(each) for each in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-_27, _30, _31, _32, _LOW = (np.uint64(each) for each in (27, 30, 31, 32, 0xFFFFFFFF))
+_27, _30, _31 = (np.uint64(each) for each in (27, 30, 31))
 
 
 if config.DISABLE_JIT:  # without compilation, these loops take a thousand times as long as NumPy
@@ -65,27 +66,45 @@ def _word(counter: np.uint64) -> np.uint64:
 
 
 @_compiled
-def uniform_of_splitmix64(key: np.uint64, radii: _Floats, angles: _Floats, unit: np.float32, turn: np.float32) -> None:
-    """Compiled form of `normal_numbers.uniform`; the lower half of a word comes first, as on little-endian machines."""
-    words = radii.size // 2
-    for i in range(words):
-        word = _word(key + np.uint64(i) * _STEP)
-        radii[2 * i] = (np.float32(word & _LOW) + _HALF) * unit
-        radii[2 * i + 1] = (np.float32(word >> _32) + _HALF) * unit
-    for i in range(words):
-        signed = np.uint64(_word(key + np.uint64(words + i) * _STEP)).view(np.int64)
-        angles[2 * i] = np.float32((signed << 32) >> 32) * turn
-        angles[2 * i + 1] = np.float32(signed >> 32) * turn
+def uniform_of_splitmix64(
+    key: np.uint64, radii: _Floats, words: _Words, halves: NDArray[np.uint32], unit: np.float32
+) -> None:
+    """Compiled form of `normal_numbers.uniform`; the lower half of a word comes first, as on little-endian machines.
+
+    `halves` are the words as integers of 32 bits.
+    """
+    for i in range(words.size):
+        words[i] = _word(key + np.uint64(i) * _STEP)
+    for i in range(radii.size):
+        radii[i] = (np.float32(halves[i]) + _HALF) * unit
 
 
 @_compiled
-def normal_from_logarithms(logarithms: _Floats, cosines: _Floats, sines: _Floats) -> None:
+def normal_from_logarithms(
+    logarithms: _Floats,
+    turns: NDArray[np.int32],
+    unit_and_sine: _Line,
+    cosines: _Floats,
+    sines: _Floats,
+) -> None:
     """Compiled form of `normal_numbers.normal_from_logarithms`."""
-    for i in range(cosines.size):
-        logarithms[i] = np.sqrt(logarithms[i] * _MINUS_TWO)
-        cosines[i] *= logarithms[i]
     for i in range(sines.size):
-        sines[i] *= logarithms[i]
+        cosines[i], sines[i] = _normal(logarithms[i], turns[i], unit_and_sine)
+    for i in range(sines.size, cosines.size):
+        cosines[i] = _normal(logarithms[i], turns[i], unit_and_sine)[0]
+
+
+@_compiled
+def _normal(logarithm: np.float32, turn: np.int32, unit_and_sine: _Line) -> tuple[np.float32, np.float32]:
+    """Two normal numbers of a radius and an angle."""
+    unit, c0, c1, c2 = unit_and_sine
+    x = np.float32(turn) * unit
+    square = x * x
+    x *= (c2 * square + c1) * square + c0
+    square = x * x
+    sign = _ONE - np.float32((turn & 1) << 1)
+    radius = np.sqrt(logarithm * _MINUS_TWO)
+    return (_ONE - square) * sign * radius, x * np.sqrt(_TWO - square) * radius
 
 
 @_compiled
@@ -97,28 +116,27 @@ def polynomial(coefficients: _Floats, x: _Floats, out: _Floats) -> None:
 
 
 @_compiled
-def fitted_polynomial(
-    coefficients: _Floats, values: _Floats, unit: np.float32, factor: np.float32, out: _Floats
-) -> None:
-    """Compiled form of `formulas.fitted_polynomial` for five coefficients."""
+def fitted_polynomial(coefficients: _Floats, values: _Floats, unit: np.float32, out: _Floats) -> None:
+    """Compiled form of `formulas.fitted_polynomial` for five coefficients that contain the factor."""
     c0, c1, c2, c3, c4 = coefficients[0], coefficients[1], coefficients[2], coefficients[3], coefficients[4]
     for i in range(values.size):
         x = values[i] / unit
-        x = _ZERO if x <= _ZERO else x
-        out[i] = ((((c4 * x + c3) * x + c2) * x + c1) * x + c0) * factor
+        out[i] = (((c4 * x + c3) * x + c2) * x + c1) * x + c0
 
 
 @_compiled
-def unit_parts(values: _Floats, unit: np.float32, least: np.float32, out: _Floats) -> None:
-    """Compiled form of `formulas.unit_parts`."""
+def at_least(values: _Floats, least: np.float32, out: _Floats) -> None:
+    """The argument of the logarithm of `formulas.logarithm_of_at_least`."""
     for i in range(values.size):
-        part = values[i] / unit
-        out[i] = least if part < least else part
+        out[i] = least if values[i] < least else values[i]
 
 
 @_compiled
 def line_between(x: _Floats, line: _Line) -> None:
-    """Compiled form of `formulas.line_between`."""
+    """Compiled form of `formulas.line_between`.
+
+    It has one array: with the same one as another argument for the results, the loop would not be compiled to vectors.
+    """
     for i in range(x.size):
         y = x[i] * line[0] + line[1]
         y = line[2] if y < line[2] else y

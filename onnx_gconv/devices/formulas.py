@@ -6,6 +6,7 @@ the first write to new memory takes longer than the formula.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -22,8 +23,8 @@ __all__ = [
     "fitted_polynomial",
     "line_between",
     "lines_between",
+    "logarithm_of_at_least",
     "polynomial",
-    "unit_parts",
 ]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
@@ -47,27 +48,32 @@ def polynomial(coefficients: Sequence[float], x: FloatArray, out: FloatArray | N
     if compiled is not None and len(coefficients) <= _MOST_COEFFICIENTS:
         compiled.polynomial(_padded(coefficients), x.reshape(-1), result.reshape(-1))
         return result
-    result[...] = coefficients[-1]
-    for coefficient in reversed(coefficients[:-1]):
-        result *= x
+    *lower, highest = coefficients
+    if not lower:
+        result[...] = highest
+        return result
+    np.multiply(x, x.dtype.type(highest), out=result)
+    for coefficient in reversed(lower[1:]):
         result += coefficient
+        result *= x
+    result += lower[0]
     return result
 
 
 def fitted_polynomial(
     coefficients: Sequence[float], values: FloatArray, unit: float, factor: float, *, scratch: FloatArray
 ) -> FloatArray:
-    """``factor * polynomial(max(values / unit, 0))``; the result is a row of `scratch`, [2, values]."""
+    """``factor * polynomial(values / unit)``; the result is a row of `scratch`, [2, values]."""
     parts: FloatArray
     out: FloatArray
     parts, out = scratch
+    scaled = [coefficient * factor for coefficient in coefficients]
     compiled = compiled_formulas(values)
     if compiled is not None and len(coefficients) <= _MOST_COEFFICIENTS:
-        compiled.fitted_polynomial(_padded(coefficients), values, np.float32(unit), np.float32(factor), out)
+        compiled.fitted_polynomial(_padded(scaled), values, np.float32(unit), out)
         return out
-    polynomial(coefficients, unit_parts(values, unit, 0.0, parts), out)
-    out *= out.dtype.type(factor)
-    return out
+    np.divide(values, values.dtype.type(unit), out=parts)
+    return polynomial(scaled, parts, out)
 
 
 def _padded(coefficients: Sequence[float]) -> NDArray[np.float32]:
@@ -80,13 +86,13 @@ def _singles(numbers: Sequence[float]) -> tuple[np.float32, ...]:
     return tuple(map(np.float32, numbers))
 
 
-def unit_parts(values: FloatArray, unit: float, least: float, out: FloatArray) -> FloatArray:
-    """``max(values / unit, least)``, written to `out`."""
+def logarithm_of_at_least(values: FloatArray, least: float, out: FloatArray) -> FloatArray:
+    """``ln(max(values, least))``, written to `out`."""
     if (compiled := compiled_formulas(values)) is not None:
-        compiled.unit_parts(values, np.float32(unit), np.float32(least), out)
-        return out
-    np.divide(values, values.dtype.type(unit), out=out)
-    return np.maximum(out, least, out=out)
+        compiled.at_least(values, np.float32(least), out)
+    else:
+        np.clip(values, least, math.inf, out=out)  # takes less time than the maximum
+    return np.log(out, out=out)
 
 
 def line_between(x: FloatArray, line: Line) -> FloatArray:
@@ -94,10 +100,7 @@ def line_between(x: FloatArray, line: Line) -> FloatArray:
     if (compiled := compiled_formulas(x)) is not None:
         compiled.line_between(x, _singles(line))
         return x
-    slope, offset, low, high = line
-    x *= x.dtype.type(slope)
-    x += offset
-    return np.clip(x, low, high, out=x)
+    return _line_between(x, line, x)
 
 
 def lines_between(x: FloatArray, one: Line, other: Line, *, out: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -105,8 +108,14 @@ def lines_between(x: FloatArray, one: Line, other: Line, *, out: FloatArray) -> 
     if (compiled := compiled_formulas(x)) is not None:
         compiled.lines_between(x, _singles(one), _singles(other), out)
         return out, x
-    np.copyto(out, x)
-    return line_between(out, one), line_between(x, other)
+    return _line_between(x, one, out), _line_between(x, other, x)
+
+
+def _line_between(x: FloatArray, line: Line, out: FloatArray) -> FloatArray:
+    slope, offset, low, high = line
+    np.multiply(x, x.dtype.type(slope), out=out)
+    out += offset
+    return np.clip(out, low, high, out=out)
 
 
 def add_errors(noise: FloatArray, sigma: FloatArray, scale: float, values: FloatArray) -> None:
@@ -115,9 +124,10 @@ def add_errors(noise: FloatArray, sigma: FloatArray, scale: float, values: Float
         compiled.add_errors(noise, sigma, np.float32(scale), values)
         return
     noise *= sigma
-    noise *= scale
+    if scale != 1:
+        noise *= scale
     noise += values
-    np.maximum(noise, 0, out=noise)
+    np.clip(noise, 0, math.inf, out=noise)
 
 
 def drift_exponents(noise: FloatArray, mean: FloatArray, spread: FloatArray, factor: float) -> None:
@@ -140,4 +150,4 @@ def add_noise_of_reading(noise: FloatArray, share: FloatArray, scale: float, val
     noise *= scale
     noise *= values
     noise += values
-    np.maximum(noise, 0, out=noise)
+    np.clip(noise, 0, math.inf, out=noise)

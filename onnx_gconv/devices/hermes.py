@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_gconv.devices.base_device import FloatArray
-from onnx_gconv.devices.formulas import line_between, polynomial
-from onnx_gconv.devices.power_law import PowerLawDevice
+from onnx_gconv.devices.formulas import line_between, logarithm_of_at_least, polynomial
+from onnx_gconv.devices.power_law import LEAST_PART, PowerLawDevice
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["HermesOneDevice", "HermesTwoDevices"]
@@ -38,14 +38,18 @@ class _HermesDevice(PowerLawDevice):
         return self._fitted_sigma(self._sigma, targets_us, scratch, fitted_g_max=self.default_g_max)
 
     def _drift_moments(self, targets_us: FloatArray, scratch: FloatArray) -> tuple[FloatArray, FloatArray]:
-        relative = self._above_zero(targets_us, scratch[0])
+        relative = self._relative(targets_us, scratch)
         return (
             _joined(relative, self._MEAN_BELOW, self._MEAN),
             _joined(relative, self._spread_below, self._spread),
         )
 
     def _read_share(self, programmed_us: FloatArray, scratch: FloatArray) -> FloatArray:
-        return _joined(self._above_zero(programmed_us, scratch[0]), self._share_below, self._share)
+        return _joined(self._relative(programmed_us, scratch), self._share_below, self._share)
+
+    def _relative(self, conductances_us: FloatArray, scratch: FloatArray) -> FloatArray:
+        relative: FloatArray = np.divide(conductances_us, conductances_us.dtype.type(self.g_max), out=scratch[0])
+        return relative
 
 
 def _joined(
@@ -55,7 +59,8 @@ def _joined(
 ) -> FloatArray:
     """A fit in two parts: a polynomial of r = g / g_max, and a clipped line in ln r for r below a limit."""
     limit, slope, offset, least, most = below
-    line = line_between(np.log(relative), (slope, offset, least, most))
+    logarithms = logarithm_of_at_least(relative, LEAST_PART, np.empty_like(relative))
+    line = line_between(logarithms, (slope, offset, least, most))
     return np.where(relative < relative.dtype.type(limit), line, polynomial(coefficients, relative))
 
 

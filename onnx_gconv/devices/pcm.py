@@ -42,13 +42,13 @@ class PcmDevice(PowerLawDevice):
         return self._fitted_sigma((0.26348, 1.9650, -1.1731), targets_us, scratch, fitted_g_max=25.0)
 
     def _drift_moments(self, targets_us: FloatArray, scratch: FloatArray) -> tuple[FloatArray, FloatArray]:
-        logarithms = np.log(self._above_zero(targets_us, scratch[0]), out=scratch[0])
-        return lines_between(logarithms, self._MEAN, self._SPREAD, out=scratch[1])
+        logarithms = self._logarithms(targets_us, scratch[0])
+        return lines_between(logarithms, self._line_in_us(self._MEAN), self._line_in_us(self._SPREAD), out=scratch[1])
 
     def _read_share(self, programmed_us: FloatArray, scratch: FloatArray) -> FloatArray:
         # exp(-0.65 ln r) is faster than a power.
-        logarithms = np.log(self._above_zero(programmed_us, scratch[0]), out=scratch[0])
-        return np.exp(line_between(logarithms, self._LOG_SHARE), out=logarithms)
+        logarithms = self._logarithms(programmed_us, scratch[0])
+        return np.exp(line_between(logarithms, self._line_in_us(self._LOG_SHARE)), out=logarithms)
 
 
 class CustomDriftPcmDevice(PcmDevice):

@@ -17,16 +17,20 @@ from onnx_gconv.devices.base_device import (
     require_sizes,
 )
 from onnx_gconv.devices.formulas import (
+    Line,
     add_errors,
     add_noise_of_reading,
     drift_exponents,
     fitted_polynomial,
-    unit_parts,
+    logarithm_of_at_least,
 )
 from onnx_gconv.devices.normal_numbers import from_normal
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["PowerLawDevice"]
+__all__ = ["LEAST_PART", "PowerLawDevice"]
+
+LEAST_PART = 1e-7
+"""Logarithms are those of at least this part of g_max, since a conductance of 0 has none."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -187,13 +191,14 @@ class PowerLawDevice(BaseDeviceModel):
         """The growth factor of 1/f noise since the end of programming, without a unit."""
         return math.sqrt(math.log((seconds + self.t_0 + self.t_read) / (2 * self.t_read)))
 
-    def _relative(self, conductances_us: FloatArray, out: FloatArray, least: float = 0.0) -> FloatArray:
-        """Conductances relative to g_max, at least `least`."""
-        return unit_parts(conductances_us, self.g_max, least, out)
+    def _logarithms(self, conductances_us: FloatArray, out: FloatArray) -> FloatArray:
+        """ln g of conductances in µS that are raised to at least 1e-7 g_max, written to `out`."""
+        return logarithm_of_at_least(conductances_us, LEAST_PART * self.g_max, out)
 
-    def _above_zero(self, conductances_us: FloatArray, out: FloatArray) -> FloatArray:
-        """Conductances relative to g_max, at least 1e-7, so that they have a logarithm."""
-        return self._relative(conductances_us, out, 1e-7)
+    def _line_in_us(self, line: Line) -> Line:
+        """A line in ln(g / g_max) as a line in ln g, with g in µS."""
+        slope, offset, low, high = line
+        return slope, offset - slope * math.log(self.g_max), low, high
 
     def _fitted_sigma(
         self, coefficients: tuple[float, ...], targets_us: FloatArray, scratch: FloatArray, fitted_g_max: float

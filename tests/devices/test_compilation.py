@@ -99,11 +99,13 @@ def fitted(values):
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x, _, out: formulas.unit_parts(x, 25.0, 1e-7, out),
+        lambda x, _, out: formulas.logarithm_of_at_least(x, 1e-7, out),
         lambda x, _, out: np.copyto(out, formulas.line_between(x.copy(), (-0.0155, 0.0244, 0.049, 0.1))),
+        lambda x, _, out: np.copyto(out, formulas.line_between(x.copy(), (-0.65, -4.7, -np.inf, -1.6))),
         lambda x, y, out: np.copyto(y, formulas.lines_between(x.copy(), (2, 1, 0, 3), (-3, 1, -5, 6), out=out)[1]),
         lambda x, _, out: np.copyto(out, fitted(x)),
         lambda x, y, out: formulas.add_errors(out, x, 0.3, y),
+        lambda x, y, out: formulas.add_errors(out, x, 1.0, y),
         lambda x, y, out: formulas.drift_exponents(out, x, y, -8.4),
         lambda x, y, out: formulas.add_noise_of_reading(out, x, 0.3, y),
         *[

@@ -87,11 +87,23 @@ def test_uniform_numbers_are_those_of_splitmix64():
     # steps its counter before each word.
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     key = (1234567 + 0x9E3779B97F4A7C15) % 2**64
-    radii, angles = np.empty((2, 4), np.float32)
-    normal_numbers.uniform(radii, angles, key)
+    radii = np.empty(4, np.float32)
+    turns = normal_numbers.uniform(radii, key)
     halves = np.array(expected, np.uint64).view(np.uint32)
     np.testing.assert_allclose(radii, (halves[:4] + 0.5) / 2**32, rtol=1e-6)
-    np.testing.assert_allclose(angles, halves[4:].view(np.int32) * (2 * np.pi / 2**32), rtol=1e-6)
+    np.testing.assert_array_equal(turns, halves[4:].view(np.int32))
+
+
+def test_angles_are_those_of_sine_and_cosine():
+    turns = np.concatenate([np.array([0, 1, -1, 2**31 - 1, -(2**31)]), np.arange(-(2**31), 2**31, 65_537)])
+    turns = turns.astype(np.int32)
+    logarithms = np.full(turns.size, -0.5, np.float32)  # the radius is 1
+    cosines, sines, *memory = np.empty((4, turns.size), np.float32)
+    normal_numbers.normal_from_logarithms(logarithms, turns, memory, cosines, sines)
+    angles = turns.astype(np.float64) * (np.pi / 2 / 2**31)
+    signs = 1 - 2 * (turns & 1)
+    np.testing.assert_allclose(sines, np.sin(angles), rtol=0, atol=4e-6)
+    np.testing.assert_allclose(cosines, signs * np.cos(angles), rtol=0, atol=4e-6)
 
 
 def test_double_precision_is_numpys_own():

@@ -33,11 +33,11 @@ from onnx_gconv.simulation.chips.chip_weight import (
     drift_factor,
     simulated_tensors,
     tensor_parts,
-    weight_errors,
 )
 from onnx_gconv.simulation.chips.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
 from onnx_gconv.simulation.chips.live_noise import LiveNoise, live_noise
 from onnx_gconv.simulation.chips.simulated_tensor import Moment, SimulatedTensor, Stretch
+from onnx_gconv.simulation.chips.weight_errors import weight_errors
 from onnx_gconv.simulation.report import ProgramReport, ReadNoiseMode, SimulatedWeight
 from onnx_gconv.simulation.times import seconds_of
 from onnx_gconv.tensors.spooled import Spool, SpooledTensor

@@ -20,7 +20,7 @@ from onnx_gconv.errors import ConfigError
 
 DAY = 86400.0
 # Two pieces of random numbers and a third one that is odd and too small to be compiled.
-COUNT = 2 * (1 << 16) + 12_345
+COUNT = 2 * (1 << 17) + 12_345
 MADE = {
     "pcm-custom-drift": {"g_us": [0, 25], "nu_mean": [0.1, 0.05], "nu_spread": [0.01, 0.01]},
     "measured": {"target_us": [0, 10], "seconds": [0, DAY], "mean_us": [[0, 0], [10, 9]], "sigma_us": [[1, 1], [1, 2]]},

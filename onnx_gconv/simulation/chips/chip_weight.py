@@ -1,8 +1,7 @@
-"""One weight on a simulated chip: its conductances, the compensation of its drift, and its errors."""
+"""One weight on a simulated chip: its conductances, and the compensation of its drift."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,22 +23,23 @@ from onnx_gconv.simulation.chips.streams import ChipStreams
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, element_chunks
 
 __all__ = [
+    "SLICE",
     "AbsoluteSums",
     "Chip",
     "DriftCompensation",
-    "WeightErrors",
     "absolute_differences",
     "absolute_sums",
     "array_parts",
     "check_compensation",
     "check_pairs",
+    "difference_us",
     "drift_factor",
     "pair_of",
     "ratios",
     "simulated_tensors",
+    "slices",
     "summed",
     "tensor_parts",
-    "weight_errors",
 ]
 
 DriftCompensation = Literal["none", "global", "tile", "column"]
@@ -50,7 +50,9 @@ DriftCompensation = Literal["none", "global", "tile", "column"]
 ``none``: outputs are not corrected.
 """
 
-_SLICE = 1 << 14
+SLICE = 1 << 16
+"""Elements of a slice: a few arrays of that length stay in the processor's cache. Threads that work on shorter slices
+wait for the interpreter lock more often."""
 
 _SCALES_FOR: dict[str, tuple[str, ...]] = {"tile": ("tile",), "column": ("channel", "tile_channel")}
 
@@ -95,23 +97,6 @@ class Chip:
             is_plus=number == plus,
             streams_of_pairs=partial(of_device, plus),
         )
-
-
-@dataclass(frozen=True)
-class WeightErrors:
-    """The errors of a weight on a chip: the weight that the chip gives, less the weight that the targets give.
-
-    Both are compared before weights are rounded to integer codes or cast to the type of the model.
-
-    Attributes:
-        max_abs: The largest absolute error, in units of weight.
-        rms: The root mean square of the errors, in units of weight.
-        sqnr_db: Ratio of the power of the weight to the power of the errors, in dB; None if either power is 0.
-    """
-
-    max_abs: float
-    rms: float
-    sqnr_db: float | None
 
 
 def pair_of(record: WeightRecord) -> tuple[int, int]:
@@ -211,8 +196,8 @@ def absolute_differences(
         parts: Conductances in µS, an array for each device of an element, [elements].
         out: The result is written there, [elements].
     """
-    for part in _slices(out.size):
-        difference = _difference(record, [each[part] for each in parts], out[part])
+    for part in slices(out.size):
+        difference = difference_us(record, [each[part] for each in parts], out[part])
         np.abs(difference, out=difference)
     return out
 
@@ -311,55 +296,6 @@ def _sums_of_parts(sums: NDArray[np.float64], part_of_piece: NDArray[np.intp]) -
     return np.broadcast_to(totals[part_of_piece], sums.shape).reshape(-1)
 
 
-def weight_errors(
-    mapped: MappedWeight,
-    pieces: Iterable[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]],
-    factor: FloatOrArray,
-) -> WeightErrors:
-    """The errors of a weight on a chip.
-
-    Args:
-        mapped: The weight, with the scale of its targets.
-        pieces: The weight piece by piece: for the same elements the targets, and the conductances on the chip, both in
-            µS with an array for each device of an element.
-        factor: The factor that compensates drift, as `drift_factor` gives it.
-    """
-    record, grid = mapped.record, mapped.record.grid
-    scales = np.asarray(mapped.decoding.scale, np.float64)
-    factors = np.asarray(factor, np.float64)
-    memory = np.empty((2, _SLICE))
-    largest = squared_errors = squared_weights = 0.0
-    first = 0
-    for targets, found in pieces:
-        stop = first + targets[0].size
-        scale = None if grid is None else grid.expanded(scales, first, stop)
-        by = factors if grid is None or not factors.ndim else grid.expanded(factors, first, stop)
-        for part in _slices(targets[0].size):
-            weights = _difference(record, [each[part] for each in targets], memory[0])
-            errors = _difference(record, [each[part] for each in found], memory[1])
-            if by.ndim or by != 1:
-                errors *= by[part] if by.ndim else by
-            errors -= weights
-            if scale is not None:
-                weights /= scale[part]
-                errors /= scale[part]
-            largest = max(largest, float(errors.max(initial=0)), -float(errors.min(initial=0)))
-            squared_errors += float(np.einsum("i,i->", errors, errors))
-            squared_weights += float(np.einsum("i,i->", weights, weights))
-        first = stop
-    if grid is None:  # with a single scale, figures are in µS up to here
-        scale_of_all = float(scales.reshape(-1)[0])
-        largest /= scale_of_all
-        squared_errors /= scale_of_all**2
-        squared_weights /= scale_of_all**2
-    ratio = squared_weights / squared_errors if squared_errors else 0.0
-    return WeightErrors(
-        max_abs=largest,
-        rms=math.sqrt(squared_errors / max(first, 1)),
-        sqnr_db=10 * math.log10(ratio) if ratio > 0 else None,
-    )
-
-
 def tensor_parts(conductances: Sequence[ir.TensorProtocol]) -> Iterator[tuple[NDArray[Any], ...]]:
     """The conductances of a weight, piece by piece: for the same elements an array of each device."""
     return zip(*(element_chunks(tensor) for tensor in conductances), strict=True)
@@ -372,7 +308,7 @@ def array_parts(conductances: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[
         yield tuple(each[start : start + CHUNK_ELEMENTS] for each in flat)
 
 
-def _difference(record: WeightRecord, parts: Sequence[NDArray[Any]], out: NDArray[np.float64]) -> NDArray[np.float64]:
+def difference_us(record: WeightRecord, parts: Sequence[NDArray[Any]], out: NDArray[np.float64]) -> NDArray[np.float64]:
     """W · scale = sum_k c_k · G_k - b of some elements, in µS: what decoding divides by the scale.
 
     Args:
@@ -381,18 +317,18 @@ def _difference(record: WeightRecord, parts: Sequence[NDArray[Any]], out: NDArra
         out: The result is written to its first elements, since writing to newly allocated memory takes longer.
     """
     total = out[: parts[0].size]
-    for number, (item, part) in enumerate(zip(record.conductances, parts, strict=True)):
-        if not number:
-            np.multiply(part, item.coefficient, out=total, dtype=np.float64)
-        elif item.coefficient == -1:  # G- of a single pair, which most mappings have: one step in place of two
-            np.subtract(total, part, out=total, dtype=np.float64)
-        else:
-            total += np.multiply(part, item.coefficient, dtype=np.float64)
+    coefficients = [item.coefficient for item in record.conductances]
+    if coefficients == [1, -1]:  # a single pair, which most mappings have: one step in place of three
+        np.subtract(parts[0], parts[1], out=total, dtype=np.float64)
+    else:
+        np.multiply(parts[0], coefficients[0], out=total, dtype=np.float64)
+        for coefficient, part in zip(coefficients[1:], parts[1:], strict=True):
+            total += np.multiply(part, coefficient, dtype=np.float64)
     if record.offset_us:
         total -= record.offset_us
     return total
 
 
-def _slices(size: int) -> Iterator[slice]:
-    """Slices that are so short that several arrays of doubles of that length stay in the processor's cache."""
-    return (slice(first, min(first + _SLICE, size)) for first in range(0, size, _SLICE))
+def slices(size: int) -> Iterator[slice]:
+    """Slices of `SLICE` elements that cover `size` elements."""
+    return (slice(first, min(first + SLICE, size)) for first in range(0, size, SLICE))

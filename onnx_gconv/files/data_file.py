@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.tensors.spooled import become_file
 from onnx_gconv.tensors.streamed import (
     CHUNK_ELEMENTS,
     StreamedTensor,
@@ -42,6 +43,7 @@ def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: 
     """Write tensors to a new file, without gaps and in the given order.
 
     Tensors of a `TensorGroup` are computed together, so that the weight that they are computed from is read once.
+    Tensors that a temporary file holds come first, if that file can become the new one.
 
     Args:
         path: The file; it must not exist.
@@ -56,26 +58,31 @@ def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: 
         OSError: If it cannot be written.
         ModelError: If a weight that a tensor is computed from cannot be read.
     """
-    offsets, end = [], 0
-    for tensor in tensors:
-        offsets.append(end)
-        end += tensor.nbytes
-    progress(done := 0)
-    with path.open("xb", buffering=0) as file:
+    progress(0)
+    places = become_file(path, tensors)
+    done = end = sum(tensors[number].nbytes for number in places)
+    missing, offsets = [], []
+    for number, tensor in enumerate(tensors):
+        if number not in places:
+            missing.append(tensor)
+            offsets.append(end)
+            places[number] = end
+            end += tensor.nbytes
+    with path.open("r+b" if done else "xb", buffering=0) as file:
         file.truncate(end)
-        for tensor, offset in zip(tensors, offsets, strict=True):
+        for tensor, offset in zip(missing, offsets, strict=True):
             if not _is_written_in_parts(tensor):
                 file.seek(offset)
                 _write_whole(tensor, file)
                 progress(done := done + tensor.nbytes)
-        with contextlib.closing(_pieces(_parts(tensors, offsets))) as pieces:
+        with contextlib.closing(_pieces(_parts(missing, offsets))) as pieces:
             for piece in pieces:
                 for elements, offset in zip(piece.elements, piece.offsets, strict=True):
                     file.seek(offset)
                     write_elements(file, elements)
                     done += elements.nbytes
                 progress(done)
-    return offsets
+    return [places[number] for number in range(len(tensors))]
 
 
 def _is_written_in_parts(tensor: ir.TensorProtocol) -> bool:

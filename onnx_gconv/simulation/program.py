@@ -214,7 +214,7 @@ def _simulated(
     sizes = [math.prod(weight.record.shape) * len(weight.record.conductances) for weight in weights]
     report, done = progress_of_step(progress, "simulate"), 0
     with ThreadPoolExecutor(worker_count()) as executor:
-        jobs = [executor.submit(_one, weight, instance) for weight in weights]
+        jobs = [executor.submit(_one, weight, instance, *_tensors(weight, instance)) for weight in weights]
         try:
             for job, size in zip(jobs, sizes, strict=True):
                 yield job.result()
@@ -253,11 +253,25 @@ def _stretches(tensors: Sequence[SimulatedTensor], read: Sequence[StreamedTensor
     return zip(*map(of_device, tensors, read), strict=True)
 
 
-def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductances, SimulatedWeight]:
+def _tensors(
+    weight: MappedWeight, instance: _Instance
+) -> tuple[tuple[SimulatedTensor, ...], tuple[StreamedTensor, ...]]:
+    """The simulated conductances of a weight, and the same with a place in the temporary file.
+
+    They are read for the drift factors or for the errors, and for the output. Places are given in the order of the
+    weights, so that the output does not depend on the order in which threads get there.
+    """
+    tensors = simulated_tensors(weight, instance.chip, instance.moment)
+    return tensors, tuple(instance.spool.kept(tensor) for tensor in tensors)
+
+
+def _one(
+    weight: MappedWeight,
+    instance: _Instance,
+    tensors: Sequence[SimulatedTensor],
+    read: Sequence[StreamedTensor],
+) -> tuple[MeasuredConductances, SimulatedWeight]:
     record, chip, live = weight.record, instance.chip, instance.live
-    # The simulated conductances are read for the drift factors or for the errors, and for the output: keep them.
-    tensors = simulated_tensors(weight, chip, instance.moment)
-    read = [instance.spool.kept(tensor) for tensor in tensors]
     pieces: Iterator[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]]
     if chip.compensation == "none":
         factor: FloatOrArray = 1.0

@@ -1,9 +1,14 @@
-"""Caches tensors that are slow to compute in a temporary file, when they are read for the first time."""
+"""Caches tensors that are slow to compute in a temporary file, when they are read for the first time.
+
+A data file with the same content need not be written then: the temporary file gets its name.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +22,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, TensorGroup
 
-__all__ = ["Spool", "SpooledTensor"]
+__all__ = ["Spool", "SpooledTensor", "become_file"]
 
 
 _Arrays = TypeVar("_Arrays", bound=tuple[NDArray[Any], ...])
@@ -27,6 +32,7 @@ class Spool:
     """A temporary file without a name, which the system deletes at the end of the ``with`` block or of the process.
 
     If the file cannot be made or the disk is full, tensors are computed each time they are read; only time is lost.
+    `become_file` makes it a file with a name, which remains.
 
     Args:
         folder: The folder of the file; it should be on a disk with room for large files.
@@ -40,7 +46,7 @@ class Spool:
 
     def __enter__(self) -> Self:
         with contextlib.suppress(OSError):
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)
+            self._file = _nameless_file(self._folder)
         return self
 
     def __exit__(
@@ -55,7 +61,56 @@ class Spool:
             return tensor
         with self._lock:
             place, self._end = self._end, self._end + tensor.size * tensor.dtype.numpy().itemsize
-        return SpooledTensor(tensor, self._file.fileno(), place)
+        return SpooledTensor(tensor, self, self._file.fileno(), place)
+
+    def name(self, path: Path) -> bool:
+        """Give the file a name that no other file has; False if the system cannot do so."""
+        if (
+            self._file is None or sys.byteorder != "little"
+        ):  # data files are little-endian, and this one is as the machine
+            return False
+        number = self._file.fileno()
+        try:
+            # With `src_dir_fd`, which does not matter for an absolute path, Python follows the link to the file.
+            os.link(f"/proc/self/fd/{number}", path, src_dir_fd=number, follow_symlinks=True)
+        except (OSError, NotImplementedError):
+            return False
+        return True
+
+    @property
+    def end(self) -> int:
+        """The bytes that all tensors need together."""
+        return self._end
+
+
+def become_file(path: Path, tensors: Sequence[ir.TensorProtocol]) -> dict[int, int]:
+    """Make the temporary file that holds tensors a data file, which saves copying it and the room for the copy.
+
+    Args:
+        path: The new file, on the same file system. It must not exist.
+        tensors: All tensors that the data file shall hold.
+
+    Returns:
+        For the number of each tensor that the file holds, the offset of its first byte. Nothing, and there is no file,
+        if the temporary file holds other tensors, too, some are not stored, or the system cannot name the file.
+    """
+    places = {
+        number: (tensor.spool, tensor.place)
+        for number, tensor in enumerate(tensors)
+        if isinstance(tensor, SpooledTensor) and tensor.is_stored
+    }
+    spools = {spool for spool, _ in places.values()}
+    if len(spools) != 1 or sum(tensors[number].nbytes for number in places) != next(iter(spools)).end:
+        return {}
+    return {number: place for number, (_, place) in places.items()} if spools.pop().name(path) else {}
+
+
+def _nameless_file(folder: Path) -> BinaryIO:
+    """A new file without a name; where the system can do so, in a way that it can be named later."""
+    if hasattr(os, "O_TMPFILE"):
+        with contextlib.suppress(OSError):
+            return io.FileIO(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "r+b")
+    return tempfile.TemporaryFile(dir=folder, buffering=0)
 
 
 class SpooledTensor(StreamedTensor):
@@ -63,16 +118,18 @@ class SpooledTensor(StreamedTensor):
 
     Args:
         tensor: The tensor. Only one thread may read it until it is stored.
+        spool: The spool that the file belongs to.
         file: The descriptor of the file.
         place: Offset of the elements in the file, in bytes.
     """
 
-    def __init__(self, tensor: StreamedTensor, file: int, place: int) -> None:
+    def __init__(self, tensor: StreamedTensor, spool: Spool, file: int, place: int) -> None:
         super().__init__(tensor.dtype, ir.Shape(tensor.shape.numpy()), tensor.name)
+        self.spool: Spool = spool
+        self.place: int = place
+        self.is_stored: bool = False
         self._tensor = tensor
         self._file = file
-        self._place = place
-        self._is_stored = False
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
@@ -82,12 +139,12 @@ class SpooledTensor(StreamedTensor):
     @property
     def group(self) -> tuple[TensorGroup, int] | None:
         """A group of this tensor alone that reads directly into the caller's buffer; None until it is stored."""
-        return (_Alone(self), 0) if self._is_stored else None
+        return (_Alone(self), 0) if self.is_stored else None
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Elements from `start` to `stop`, in row-major order."""
         stop = self.size if stop is None else stop
-        if self._is_stored:
+        if self.is_stored:
             yield from self._stored(start, stop)
         elif (start, stop) == (0, self.size):
             yield from (chunk for [chunk] in self.storing((chunk,) for chunk in self._tensor.chunks()))
@@ -103,14 +160,14 @@ class SpooledTensor(StreamedTensor):
         Yields:
             Each tuple, after its last array is stored.
         """
-        place, is_stored = self._place, True
+        place, is_stored = self.place, True
         for arrays in chunks:
             try:
                 place = _write(self._file, arrays[-1], place) if is_stored else place
             except OSError:  # the disk is full
                 is_stored = False
             yield arrays
-        self._is_stored = is_stored
+        self.is_stored = is_stored
 
     def _stored(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
         buffer = np.empty(min(CHUNK_ELEMENTS, stop - start), self.dtype.numpy())
@@ -119,7 +176,7 @@ class SpooledTensor(StreamedTensor):
 
     def read_into(self, elements: NDArray[Any], first: int) -> NDArray[Any]:
         """Fill an array with the stored elements from flat index `first` on, and return it."""
-        _read(self._file, elements, self._place + first * elements.itemsize)
+        _read(self._file, elements, self.place + first * elements.itemsize)
         return elements
 
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnx_gconv.files.data_file import write_data_file
 from onnx_gconv.tensors import spooled
-from onnx_gconv.tensors.spooled import Spool, SpooledTensor
+from onnx_gconv.tensors.spooled import Spool, SpooledTensor, become_file
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor
 
 SIZE = 2 * CHUNK_ELEMENTS + 17
@@ -111,6 +112,68 @@ def test_where_no_file_can_be_made_tensors_are_computed_each_time(tmp_path):
     tensor = Counted(numbers())
     with Spool(tmp_path / "missing") as spool:
         assert spool.kept(tensor) is tensor
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Three tensors in one spool, of which two have been read."""
+    with Spool(tmp_path) as spool:
+        kept = [spool.kept(Counted(numbers(seed=seed, size=SIZE - seed))) for seed in range(3)]
+        for each in kept[:2]:
+            each.numpy()
+        yield kept
+
+
+def test_the_temporary_file_becomes_the_data_file(tmp_path, stored):
+    arrays = [each.numpy() for each in stored]
+    few = ir.tensor(np.arange(5, dtype=np.float32))
+    path = tmp_path / "data"
+    tensors, done = [stored[2], few, stored[0], stored[1]], []
+    offsets = write_data_file(path, tensors, done.append)
+    stored_bytes = 4 * (3 * SIZE - 3)
+    assert offsets == [4 * (2 * SIZE - 1), stored_bytes, 0, 4 * SIZE]
+    assert path.read_bytes() == np.concatenate([*arrays, np.arange(5, dtype=np.float32)]).tobytes()
+    assert done == [0, stored_bytes + 20]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert path.stat().st_nlink == 1
+
+
+def test_a_file_with_other_tensors_is_copied(tmp_path, stored):
+    path = tmp_path / "data"
+    assert become_file(path, stored) == {}  # one is not stored
+    stored[2].numpy()
+    assert become_file(path, stored[:2]) == {}  # one is not wanted
+    with Spool(tmp_path) as other:
+        elsewhere = other.kept(Counted(numbers(size=3)))
+        elsewhere.numpy()
+        assert become_file(path, [*stored, elsewhere]) == {}
+    assert not path.exists()
+    assert write_data_file(path, stored[1:], lambda _: None) == [0, 4 * (SIZE - 1)]
+    assert path.read_bytes() == np.concatenate([each.numpy() for each in stored[1:]]).tobytes()
+
+
+@pytest.mark.parametrize("missing", ["O_TMPFILE", "link", "little"])
+def test_where_a_temporary_file_cannot_be_named_it_is_copied(tmp_path, monkeypatch, missing):
+    opened = os.open
+
+    def refuse(*arguments, **_):
+        if missing == "link" or arguments[1] & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return opened(*arguments)
+
+    if missing != "little":
+        monkeypatch.setattr(os, "open" if missing == "O_TMPFILE" else "link", refuse)
+    else:
+        monkeypatch.setattr(spooled.sys, "byteorder", "big")
+    path, array = tmp_path / "data", numbers()
+    with Spool(tmp_path) as spool:
+        kept = spool.kept(Counted(array))
+        kept.numpy()
+        assert become_file(path, [kept]) == {}
+        assert write_data_file(path, [kept], lambda _: None) == [0]
+    assert path.read_bytes() == array.tobytes()
+    assert os.listdir(tmp_path) == ["data"]  # noqa: PTH208 - hidden files, too
 
 
 def test_the_sources_are_those_of_the_tensor(tmp_path):

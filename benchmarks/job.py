@@ -70,12 +70,12 @@ def _compare_packed() -> _Work:
     return compare
 
 
-def _program() -> _Work:
+def _program(seconds: str = "0s", compensation: Literal["none", "global"] = "none") -> _Work:
     from onnx_gconv import program_model
 
     def program(source: Path, target: Path) -> None:
         [model] = source.glob("*.onnx")
-        program_model(model, target / "chip.onnx", "pcm", time="1d", drift_compensation="global")
+        program_model(model, target / "chip.onnx", "pcm", time=seconds, drift_compensation=compensation)
 
     return program
 
@@ -157,6 +157,7 @@ _LOADERS: dict[str, Callable[[], _Work]] = {
     "compare_packed": _compare_packed,
     "restore_packed": _restore,
     "program": _program,
+    "program_day": lambda: _program("1d", "global"),
     "naive": _naive,
     "quantize": _quantize,
     "read_write": _read_write,

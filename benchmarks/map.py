@@ -5,8 +5,8 @@ A synthetic float32 model is written to disk. Then, in each round, every job run
 - ``map``: `onnx_gconv.map_model`;
 - ``copy``: ``cp`` of the files that ``map`` wrote;
 - ``read_write``: a copy of these files in Python, with reads and writes of 256 KiB;
-- ``program``: `onnx_gconv.program_model` of the model that ``map`` wrote, for phase-change memory after a day, with
-  drift compensation;
+- ``program``: `onnx_gconv.program_model` of the model that ``map`` wrote, for phase-change memory;
+- ``program_day``: the same after a day, with drift compensation;
 - ``naive``: the same rewrite in a few lines with onnx alone, in memory;
 - ``quantize``: ONNX Runtime's ``quantize_dynamic`` to int8.
 

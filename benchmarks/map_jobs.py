@@ -44,6 +44,7 @@ JOBS = (
     Job("copy", copies=True, optional=False),
     Job("read_write", copies=True),
     Job("program", copies=True),
+    Job("program_day", copies=True),
     Job("naive", memory_factor=4.0),
     Job("quantize", memory_factor=4.0),
 )

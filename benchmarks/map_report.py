@@ -28,6 +28,7 @@ _GOALS = (
     ("map", "copy", "at most 1.3"),
     ("map", "read_write", ""),
     ("program", "map", "at most 4"),
+    ("program_day", "map", ""),
     ("naive", "map", "at least 5"),
     ("quantize", "map", ""),
 )

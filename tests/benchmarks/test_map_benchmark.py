@@ -17,8 +17,8 @@ from benchmarks.map import main
 from tests import graphs
 
 REPOSITORY = Path(__file__).parents[2]
-JOBS = ["map", "copy", "read_write", "program", "naive", "quantize"]
-RATIOS = ["map / copy", "map / read_write", "program / map", "naive / map", "quantize / map"]
+JOBS = ["map", "copy", "read_write", "program", "program_day", "naive", "quantize"]
+RATIOS = ["map / copy", "map / read_write", "program / map", "program_day / map", "naive / map", "quantize / map"]
 
 pytestmark = [
     pytest.mark.release,
@@ -49,7 +49,7 @@ def test_every_job_and_ratio_is_reported_and_what_is_measured_is_possible(tmp_pa
         assert name in text
     weights, runs = report["weight_bytes"], {name: found[0] for name, found in report["measurements"].items()}
     assert weights == report["layers"] * report["width"] ** 2 * 4
-    for name in ["map", "copy", "read_write", "program", "naive"]:
+    for name in ["map", "copy", "read_write", "program", "program_day", "naive"]:
         assert 2 * weights < runs[name]["output_bytes"] < 2.1 * weights
     for measured in runs.values():
         assert 0 < measured["work_seconds"] <= measured["seconds"]
@@ -61,9 +61,11 @@ def test_every_job_and_ratio_is_reported_and_what_is_measured_is_possible(tmp_pa
 
 
 def test_skipped_jobs_are_listed_with_the_reason(tmp_path):
-    text, report = small_run(tmp_path, "--skip", "naive,quantize,read_write,program", "--width", 1024)
+    text, report = small_run(tmp_path, "--skip", "naive,quantize,read_write,program,program_day", "--width", 1024)
     assert list(report["measurements"]) == ["map", "copy"]
-    assert report["skipped"] == dict.fromkeys(["naive", "quantize", "read_write", "program"], "not asked for")
+    assert report["skipped"] == dict.fromkeys(
+        ["naive", "quantize", "read_write", "program", "program_day"], "not asked for"
+    )
     assert report["width"] == 1024
     assert "skipped: naive (not asked for)" in text
 
@@ -90,7 +92,10 @@ def tensors(path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--skip", "everything"], "--skip knows read_write, program, naive, quantize, but not everything"),
+        (
+            ["--skip", "everything"],
+            "--skip knows read_write, program, program_day, naive, quantize, but not everything",
+        ),
         (["--skip", "map"], "but not map"),
         (["--size-gib", "0"], "should be positive"),
         (["--size-gib", "1e9"], "the files need"),

@@ -1,5 +1,5 @@
 # `make demo` maps, verifies and restores a small trained network. `make test` runs linters and tests, except the tests that
-# only matter for a release: these are in `make release-checks`. CI runs all of them, and `make generated`.
+# only matter for a release: these are in `make release-checks`. CI runs `make test`, `wheel-checks`, `generated` and `demo`.
 # Each target makes its environment, .venv or .venv-NAME, if it does not exist yet.
 
 PYTHON ?= python3
@@ -31,7 +31,7 @@ NOX := .venv-nox
 # The component models of AccelForge need Python 3.12.
 PYTHON_312 ?= python3.12
 
-.PHONY: demo test lint format unit release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz docs benchmark-checks \
+.PHONY: demo test lint format unit wheel-checks release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz docs benchmark-checks \
 	clean environments distributions sbom lock
 
 demo: $(VENV)/.installed
@@ -56,11 +56,15 @@ unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
 	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/weights/*,onnx_gconv/mapping/*,onnx_gconv/tensors/*,onnx_gconv/schemes/*,onnx_gconv/files/*" > $(VENV)/coverage-graph.txt
 	$(BIN)/python -m coverage report --fail-under=95 --include="*/passes/*" > $(VENV)/coverage-passes.txt
 
-# Checks for releases, which take minutes: wheels are built and installed, and models are trained again.
+# What CI checks besides `make test`: the demo runs from an installed wheel, and the slowest examples print what they show.
+wheel-checks: $(VENV)/.installed-dev
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m release tests/test_distribution.py tests/examples -k "not extra_alone"
+
+# Checks for releases, which take minutes: wheels are also installed with each extra, and models are trained again.
 release-checks: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m release --ignore=tests/benchmarks
 
-# Small runs of all benchmarks, which check the content of their reports. CI does not run them, to save time.
+# Small runs of all benchmarks, which check the content of their reports.
 benchmark-checks: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m release tests/benchmarks
 

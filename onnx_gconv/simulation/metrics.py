@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.simulation.metric_figures import Agreement, Cosine, MetricFigure, Sqnr, Top
+from onnx_gconv.simulation.metric_figures import Agreement, Cosine, LabelsError, MetricFigure, Sqnr, Top
 from onnx_gconv.simulation.outputs import KeptOutput, Outputs, joined
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.visible_text import listed
@@ -107,6 +107,8 @@ class Metric:
                 found = float(self.function(whole, samples.labels))
             else:
                 found = self._of_batches(batches, samples, ideal)
+        except LabelsError as error:
+            raise ConfigError(f"{samples.source}: the labels '{samples.labels_name}': {error}") from None
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
@@ -117,8 +119,8 @@ class Metric:
             ) from error
         if math.isnan(found):
             raise ConfigError(
-                f"the metric '{self.name}' gives no number (NaN) for the output of a chip; give other inputs, or "
-                "another metric"
+                f"the metric '{self.name}' gives no number (NaN) for the output of a chip"
+                f"{samples.not_finite() or '; give other inputs, or another metric'}"
             )
         return found
 
@@ -127,7 +129,7 @@ class Metric:
         figure: MetricFigure | None = None
         labels, rows_of_all = samples.labels, samples.rows()
         for outputs in self._with_whole_vectors(batches):
-            found = self._at_position(_numbers(outputs, self.output))
+            found = self._at_position(_numbers(outputs, self.output, samples))
             if found.ndim == 1 or samples.is_of_one_run:
                 figure = self.begin(found.shape, labels)
                 figure.add(found, labels, lambda: self._at_position(ideal.whole()))
@@ -269,10 +271,13 @@ def _digest(function: Callable[..., Any]) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
 
 
-def _numbers(outputs: Outputs, output: str) -> NDArray[Any]:
-    """An output; raises ConfigError if it holds NaN."""
+def _numbers(outputs: Outputs, output: str, samples: Samples) -> NDArray[Any]:
+    """An output; raises ConfigError if it holds NaN, which says whether the inputs do so, too."""
     found: NDArray[Any] = outputs[output]
     numbers = found if found.dtype.kind in "iubf" else found.astype(np.float64)  # NumPy cannot test types of ml_dtypes
     if numbers.dtype.kind == "f" and np.isnan(numbers).any():
-        raise ConfigError(f"the output '{output}' has elements that are no numbers (NaN); give other inputs")
+        raise ConfigError(
+            f"the output '{output}' has elements that are no numbers (NaN)"
+            f"{samples.not_finite() or '; give other inputs'}"
+        )
     return found

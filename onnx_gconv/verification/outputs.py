@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.runtime.comparison import FLOAT32_EPS, OUTPUT_RULE, OutputComparison, Rounding, compare_all, flatten_all
+from onnx_gconv.runtime.given_inputs import not_finite
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.runtime.positions import with_positions
 from onnx_gconv.runtime.session import OPTIMIZATIONS, RuntimeRefusal, run_model
@@ -113,7 +114,7 @@ def compare_outputs(
     return OutputsReport(
         comparisons=comparisons,
         inputs=runs.describe_inputs(),
-        not_compared=_nothing_in_them(comparisons),
+        not_compared=_nothing_in_them(comparisons, runs.feeds, inputs),
         failures=tuple(dict.fromkeys(item for case in cases for item in case.failures)),
         notes=tuple(dict.fromkeys(note for case in cases for note in case.notes)),
         both_taken=tuple(taken),
@@ -176,8 +177,13 @@ def _ignore(_: str) -> None:
     """Do nothing: the default for `progress`."""
 
 
-def _nothing_in_them(comparisons: Sequence[OutputComparison]) -> str | None:
+def _nothing_in_them(
+    comparisons: Sequence[OutputComparison], feeds: Mapping[str, NDArray[Any]], inputs: GivenInputs | None
+) -> str | None:
     """Return why comparisons prove nothing, because the original computes no numbers; None if they prove something."""
     if not comparisons or any(found.compared_elements or found.is_random or not found.passed for found in comparisons):
         return None
-    return "the original's outputs are empty or not finite on these inputs; give inputs on which it computes something"
+    remedy = "give inputs on which it computes something"
+    if (found := not_finite(feeds)) is not None:
+        remedy = f"{inputs}: {found}" if isinstance(inputs, Path) else found
+    return f"the original's outputs are empty or not finite on these inputs; {remedy}"

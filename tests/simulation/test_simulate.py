@@ -409,14 +409,15 @@ def test_labels_and_batches_are_for_inputs_of_ones_own(digits):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.zeros(449, np.int64), "there are 449 labels for 450 samples; there is one for each"),
-        (np.int64(3), "there are 1 labels for 450 samples"),
+        (np.zeros(449, np.int64), "there are 449 labels 'labels' for 450 samples; there is one for each"),
+        (np.int64(3), "there are 1 labels 'labels' for 450 samples"),
         (np.zeros(450), "the labels 'labels' are float64, but classes are integers"),
-        (np.full(450, 10), "a label is 10, but there are scores of the classes 0 to 9"),
-        (np.full(450, -1), "a label is -1, but there are scores of the classes 0 to 9"),
+        (np.full(450, 10), r"data.npz: the labels 'labels': the label at \[0\] is 10 \(and 449 more labels"),
+        (np.full(450, -1), r"the label at \[0\] is -1 .*, but the scores are of the classes 0 to 9"),
+        (np.arange(450) // 45 + (np.arange(450) == 449), r"the label at \[449\] is 10, but the scores"),
         (np.zeros((450, 2), np.int64), r"there are 900 labels for outputs of the shape \[450, 10\]"),
     ],
-    ids=["number", "scalar", "type", "class", "negative", "shape"],
+    ids=["number", "scalar", "type", "class", "negative", "last", "shape"],
 )
 def test_labels_that_do_not_fit(digits, tmp_path, labels, message):
     with np.load(digits / "data.npz") as data:
@@ -561,6 +562,20 @@ def test_outputs_that_are_no_numbers_are_no_good_figures(digits, tmp_path, metri
     np.savez(tmp_path / "nan.npz", pixels=np.full((2, 64), np.nan, np.float32), labels=np.zeros(2, np.int64))
     with pytest.raises(gconv.ConfigError, match="the output 'logits' has elements that are no numbers"):
         simulated(digits, inputs=tmp_path / "nan.npz", metric=metric)
+
+
+def test_the_input_that_is_not_finite_is_named(digits, tmp_path):
+    with np.load(digits / "data.npz") as data:
+        pixels, labels = data["pixels"][:8], data["labels"][:8]
+    pixels[3, 2] = np.inf
+    np.savez(tmp_path / "inf.npz", pixels=pixels, labels=labels)
+    for batch in (None, 2):  # in one run, and in several
+        with pytest.raises(gconv.ConfigError) as found:
+            simulated(digits, inputs=tmp_path / "inf.npz", batch=batch)
+        assert str(found.value) == (
+            "the output 'logits' has elements that are no numbers (NaN); "
+            f"{tmp_path / 'inf.npz'}: the input 'pixels' is inf at [3, 2]; replace it by a number"
+        )
 
 
 def test_a_metric_that_ends_python_or_changes_labels_is_an_error(digits, tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ _OF_TWO_MODELS: dict[str, tuple[type[MetricFigure], str]] = {
     "cosine": (Cosine, ""),
     "agreement": (Agreement, ""),
 }
+_SHARES = {"accuracy", "agreement"}
 _BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, each also @last or @POSITION, or module:function"
 _FEWEST_AXES = 3
 _CALLED = "it is called with a dict of outputs by name, and the labels, and gives a number"
@@ -84,6 +85,14 @@ class Metric:
     def is_of_two_models(self) -> bool:
         """Whether the metric compares the outputs of two models. It is then not defined for one model alone."""
         return self.name.partition("@")[0] in _OF_TWO_MODELS
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The lowest and the highest value of the metric; None if it has no bounds, or they are not known."""
+        name = self.name.partition("@")[0]
+        if name in _SHARES or _TOP.fullmatch(name) is not None:
+            return 0.0, 1.0
+        return (-1.0, 1.0) if name == "cosine" else None
 
     @property
     def is_larger_better(self) -> bool:

@@ -16,6 +16,9 @@ from onnx_gconv.errors import ConfigError
 
 __all__ = ["ExplainCommand", "explain"]
 
+# Of click or of typer's own copy of click; see app.py.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
 
 class ExplainCommand(MappingFlagsCommand):
     """The command `explain`, which tells that a row or column is negative, while click looks for an option ``-1``."""
@@ -24,7 +27,7 @@ class ExplainCommand(MappingFlagsCommand):
         """Parse the arguments; refuse a negative row or column by its name."""
         try:
             parsed: list[str] = super().parse_args(ctx, list(args))  # which empties the list
-        except typer.BadParameter.__mro__[1] as error:  # UsageError, see app.py
+        except _UsageError as error:
             option = getattr(error, "option_name", "")
             number = next((text for text in args if re.fullmatch(r"-[0-9]+", text) and text.startswith(option)), None)
             if not option or number is None:

@@ -18,6 +18,7 @@ from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.simulation import program_model, simulate
+from onnx_gconv.simulation.bench import RANDOM_INPUTS
 from tests.scheme_choices import CONVERTERS
 
 TIMES = ("0s", "1d")
@@ -149,10 +150,10 @@ def test_an_output_that_no_weight_leads_to_is_noted_and_not_chosen(parse, normal
     options = {"times": ["1d"], "repeats": 2}
     report = simulate(tmp_path / "mapped.onnx", **options)
     assert report.output == "z"
-    [note] = report.notes
+    _, note = report.notes
     assert note.startswith("the metric of each chip equals that of the ideal model; if no mapped weight leads")
     assert f"Note: {note[:60]}" in str(report)
-    assert simulate(tmp_path / "mapped.onnx", output="y", **options).notes == ()
+    assert simulate(tmp_path / "mapped.onnx", output="y", **options).notes == (RANDOM_INPUTS,)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "agreement"])
@@ -430,6 +431,8 @@ def test_generated_inputs_are_those_of_a_seed(digits):
     options = {"times": ["1d"], "repeats": 2, "seed": 3}
     report = simulate(digits / "mapped.onnx", **options)
     assert report.inputs == "generated inputs, seed 3"
+    assert report.notes == (RANDOM_INPUTS,)
+    assert "Note: the inputs are random, so that these figures say little about the accuracy" in str(report)
     assert (report.metric, report.samples) == ("sqnr", 1)
     assert simulate(digits / "mapped.onnx", **options) == report
 
@@ -690,7 +693,7 @@ def test_each_rule_of_a_plain_model_is_named(digits, tmp_path):
         '[[overrides]]\nweight = "hidden1*"\nconverter = "single-device"\ndevice = {g_max = 20.0}\n'
     )
     report = simulate(model_path("digits_mlp.onnx"), config=tmp_path / "gconv.toml", times="0s", repeats=1)
-    [note] = report.notes
+    note, _ = report.notes
     rules = "SingleDeviceConductanceConverter of 9 to 20 \u00b5S, SinglePairConductanceConverter of 0 to 25 \u00b5S"
     assert note == f"mapped in memory: 3 weights, {rules}"
 

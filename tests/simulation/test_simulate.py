@@ -6,9 +6,11 @@ import errno
 import json
 import math
 import re
+import sys
 
 import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
 
 import onnx_gconv as gconv
@@ -78,6 +80,40 @@ def test_weights_of_types_that_no_array_can_feed_are_simulated(parse, normal, tm
     report = simulate(tmp_path / "mapped.onnx", times="0s", repeats=1, inputs=tmp_path / "x.npz", **how)
     assert report.ideal == math.inf
     np.testing.assert_allclose(report.times[0].values, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scales", [(), (6,), (2, 6)], ids=["tensor", "channel", "block"])
+def test_trials_of_dequantized_products_are_those_of_the_chip_in_a_session_that_keeps_inputs(
+    parse, normal, tmp_path, monkeypatch, scales
+):
+    blocks = "block_size = 32, axis = 0" if len(scales) > 1 else "axis = 1"
+    model = parse(
+        f"g (float[5,64] x) => (float[5,6] y) {{ V = DequantizeLinear <{blocks}> (W, s)  y = MatMul(x, V) }}",
+        opsets='"" : 21',
+        W=np.round(40 * normal(64, 6)).clip(-127, 127).astype(np.int8),
+        s=np.abs(normal(*scales, seed=1)).astype(np.float32) + np.float32(0.01),
+    )
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    x = normal(5, 64, seed=2)
+    np.savez(tmp_path / "x.npz", x=x)
+    (tmp_path / "last_outputs.py").write_text(
+        "import numpy as np\ndef of(outputs, labels):\n    np.save('last', outputs['y'])\n    return 0.0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "last_outputs", raising=False)
+    how = {"device": "gaussian", "settings": {"sigma_us": 2.0}, "seed": 4}
+    simulate("mapped.onnx", times="0s", repeats=1, inputs="x.npz", metric="last_outputs:of", **how)
+    program_model("mapped.onnx", "chip.onnx", time="0s", **how)
+    trial, levels = np.load("last.npy"), onnxruntime.GraphOptimizationLevel
+    for level in (levels.ORT_ENABLE_BASIC, levels.ORT_ENABLE_ALL):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # as docs/reference/limits.md
+        [found] = onnxruntime.InferenceSession("chip.onnx", options).run(None, {"x": x})
+        np.testing.assert_allclose(found, trial, rtol=0, atol=2e-6 * np.abs(trial).max())
+    ideal = run_model(tmp_path / "mapped.onnx", {"x": x}, "all")["y"]
+    assert np.abs(trial - ideal).max() > 1e-3 * np.abs(trial).max()  # it is a chip with errors
 
 
 @pytest.mark.parametrize("converter", CONVERTERS)

@@ -347,6 +347,22 @@ def test_inputs_of_nan_are_named(tmp_path: Path) -> None:
         assert str(not_compared).endswith(f"; {file}the input 'x' is nan at [0, 0]; replace it by a number")
 
 
+def test_elements_of_which_only_the_places_are_compared_are_told(tmp_path: Path) -> None:
+    linear = Linear(tmp_path)
+    x = np.ones((5, 16), np.float32)
+    x[3, 2] = np.nan
+    report = compare(linear.original, linear.mapped(), inputs={"x": x})
+
+    assert report.passed
+    [note] = report.notes
+    assert note == (
+        "of output 'y' only the places of 8 of 40 elements were compared, which are NaN or infinite in both models: "
+        "the input 'x' is nan at [3, 2]; replace it by a number"
+    )
+    x[3, 2] = 1
+    assert compare(linear.original, linear.mapped(), inputs={"x": x}).notes == ()
+
+
 def test_outputs_of_nan_alone_are_reported_as_not_compared(tmp_path: Path) -> None:
     linear = Linear(tmp_path, tail=[node("Mul", ["h", "nan"], ["y"])], nan=np.float32(np.nan))
     report = compare(linear.original, linear.mapped())

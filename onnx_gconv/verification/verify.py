@@ -259,6 +259,28 @@ class _WithoutRuntime:
 
 
 def _check_weights(original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None) -> _WithoutRuntime:
+    """Run the checks that need no runtime, without the data of tensors that these do not read.
+
+    Raises:
+        ModelError: If a model cannot be read, or lacks the data of weights that are compared.
+    """
+    try:
+        found = _without_runtime(original, mapped, watched, progress)
+    except ModelError:
+        _require_data(original, mapped)
+        raise
+    if found.manifest is None:
+        _require_data(original, mapped)
+    return found
+
+
+def _require_data(original: Path, mapped: Path) -> None:
+    """Raise the error that names model and tensor if the data of any tensor is missing."""
+    for file in (mapped, original):
+        load_model(file)
+
+
+def _without_runtime(original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None) -> _WithoutRuntime:
     """Run the checks that need no runtime. Both models are released from memory afterwards."""
     with _on_disk(mapped, watched) as mapped_model:
         branches = branchings(mapped_model)

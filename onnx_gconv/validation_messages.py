@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 
 __all__ = ["Flaw", "Problem", "first_flaw", "first_problem", "key_path", "shown", "uncapitalized"]
 
@@ -182,11 +182,8 @@ def shown(value: object) -> str:
 
 
 def _unknown_key(key: str, model: type[BaseModel] | None) -> str:
-    known = [] if model is None else list(model.model_fields)
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if nearest:
-        return f"unknown key; the nearest one that there is: {nearest[0]}"
-    return f"unknown key; there are {', '.join(known)}" if known else "unknown key; leave it out"
+    known = () if model is None else model.model_fields
+    return f"unknown key; {suggestion(key, known) or 'leave it out'}"
 
 
 def _model_at(model: type[BaseModel], key: Sequence[str | int]) -> type[BaseModel] | None:

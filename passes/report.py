@@ -297,7 +297,7 @@ class MappingReport(ShownReport):
             for note in weight.notes:
                 weights[note].append(weight.quoted)
         for note, quoted in weights.items():
-            who = quoted[0] if len(quoted) == 1 else f"{counted(len(quoted))} ({listed(quoted)})"
+            who = quoted[0] if len(quoted) == 1 else f"each of {counted(len(quoted))} ({listed(quoted)})"
             yield f"{who}: {note}"
 
     def _schemes(self) -> Iterator[str]:

@@ -18,7 +18,7 @@ from onnx_gconv.cli.commands.check import check
 from onnx_gconv.cli.commands.config import config
 from onnx_gconv.cli.commands.converters import converters
 from onnx_gconv.cli.commands.demo import demo
-from onnx_gconv.cli.commands.explain import explain
+from onnx_gconv.cli.commands.explain import ExplainCommand, explain
 from onnx_gconv.cli.commands.handoff import HandoffCommand, handoff
 from onnx_gconv.cli.commands.inspect import inspect
 from onnx_gconv.cli.commands.map import map_
@@ -77,7 +77,7 @@ def _root(
 
 app.command("map", cls=MappingFlagsCommand)(map_)
 app.command("inspect", cls=MappingFlagsCommand)(inspect)
-app.command("explain", cls=MappingFlagsCommand)(explain)
+app.command("explain", cls=ExplainCommand)(explain)
 app.command("verify")(verify)
 app.command("check")(check)
 app.command("restore")(restore)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.cli.toml_values import settings_of
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -155,10 +155,7 @@ _NEEDED = {
 
 
 def _no_such_setting(setting: str, name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(setting, known, n=1, cutoff=0.6)
-    there = nearest or known
-    hint = "the nearest one that there is: " if nearest else "there are " if known else "it has none"
-    return f"the converter {name} has no setting '{setting}'; {hint}{', '.join(there)}"
+    return f"the converter {name} has no setting '{setting}'; {suggestion(setting, known) or 'it has none'}"
 
 
 def _levels(text: str | None) -> int | list[float] | str | None:

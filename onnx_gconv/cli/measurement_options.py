@@ -14,6 +14,7 @@ __all__ = [
     "LimitsFlag",
     "RelativeTolerance",
     "ToleranceFlag",
+    "UnitFlag",
     "Updates",
 ]
 
@@ -59,6 +60,16 @@ FailedCellsFlag: TypeAlias = Annotated[
         help="What happens to cells that a mask marks as failed: they keep their target, or their readings count as "
         "measured.",
         rich_help_panel=MEASUREMENTS,
+    ),
+]
+UnitFlag: TypeAlias = Annotated[
+    Literal["uS", "S"] | None,
+    typer.Option(
+        "--unit",
+        help="Unit of measured arrays: uS, or S for siemens, which are converted. Without it, they are taken for µS, "
+        "but refused if they look like siemens. Tables are in µS, as their column says.",
+        rich_help_panel=MEASUREMENTS,
+        show_default=False,
     ),
 ]
 Updates: TypeAlias = Annotated[

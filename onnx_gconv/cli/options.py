@@ -199,7 +199,8 @@ Verbose: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--verbose",
-        help="Print a line for each expert of a mixture of experts; otherwise experts that are alike share a line.",
+        help="Print a line for each expert of a mixture of experts; otherwise experts that are alike share a line. A "
+        "tensor of all experts is one weight, and has one line either way.",
         rich_help_panel=_REPORT,
     ),
 ]

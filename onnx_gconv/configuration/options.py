@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -21,6 +20,7 @@ from onnx_gconv.configuration.settings import (
 from onnx_gconv.configuration.toml_file import read_configuration
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 from onnx_gconv.validation_messages import first_problem
 
 __all__ = ["ConfigurationLike", "ConverterLike", "MappingOptions", "configuration_of", "require_none_for_mapped"]
@@ -110,10 +110,7 @@ def require_none_for_mapped(
 
 
 def _unknown_option(name: str) -> str:
-    nearest = difflib.get_close_matches(name, MappingOptions.__annotations__, n=1, cutoff=0.6)
-    known = ", ".join(sorted(MappingOptions.__annotations__))
-    there = f"the nearest one that there is: {nearest[0]}" if nearest else f"there are {known}"
-    return f"there is no option '{name}'; {there}"
+    return f"there is no option '{name}'; {suggestion(name, sorted(MappingOptions.__annotations__))}"
 
 
 def _checked(settings: type[_Model], given: Mapping[str, Any], names: Mapping[str, str]) -> _Model:

@@ -243,8 +243,8 @@ def _granularity(settings: EffectiveSettings, device: _Device) -> Granularity:
     array = None if device.preset is None else device.preset.array
     if given.value.has_tiles and given.value.tile is None and array is None:
         given.refuse(
-            f'the granularity {given.value.kind} needs the size of a tile: give tile = "256x256" (rows by columns) or '
-            "a device preset with an array"
+            f'the granularity {given.value.kind} needs the size of a tile: give tile = "256x256" (rows by columns; '
+            "--tile 256x256 on the command line) or a device preset with an array"
         )
     with given.named():
         return given.value.granularity(array)

@@ -225,7 +225,7 @@ class ModelSettings(SettingsTable):
     exclude: _Globs = Field(default=(), examples=[[], ["classifier.*"]])
     """Leave weights that match one of these globs as they are."""
     include_ops: _Globs = Field(default=(), examples=[[], ["Gather"]])
-    """Map the tables of these ops, too, although they are no MVM ops: "Gather"."""
+    """Map the tables of these ops, too, although they are no MVM ops: "Gather", "GatherBlockQuantized"."""
     quantized: QuantizedWeights = "map"
     """What to do with weights of integer codes: map the codes less their zero points, which come back exactly; skip
     them; or map the numbers that DequantizeLinear or MatMulNBits makes of them, which MatMul then reads."""

@@ -7,7 +7,6 @@ listed. A broken package affects only those who ask for its converter.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +25,7 @@ from onnx_gconv.converters.single_device import SingleDeviceConductanceConverter
 from onnx_gconv.converters.single_pair import SinglePairConductanceConverter
 from onnx_gconv.converters.two_sided_pair import TwoSidedPairConductanceConverter
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 
 __all__ = [
     "CONVERTERS",
@@ -129,12 +129,9 @@ class ConverterRegistry:
         points = [point for point in self._points if point.name == name]
         if points:
             return self._kind_at(points[0])
-        names = self.names()
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        there = f"the nearest one that there is: {nearest[0]}" if nearest else f"there are {', '.join(names)}"
         raise ConfigError(
-            f"there is no converter '{name}'; {there} (that of a package has to be installed, one of your own "
-            "registered with onnx_gconv.converters.register_converter)"
+            f"there is no converter '{name}'; {suggestion(name, self.names())} (that of a package has to be "
+            "installed, one of your own registered with onnx_gconv.converters.register_converter)"
         )
 
     def kind_of_class(self, class_name: str) -> ConverterKind | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 import tomllib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, foreign_devices
 from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 
 __all__ = ["MeasuredDevice"]
 
@@ -162,8 +162,7 @@ def _table(document: dict[str, Any]) -> dict[str, Any]:
     """
     for key in document:
         if key not in _COLUMNS:
-            nearest = difflib.get_close_matches(key, _COLUMNS, n=1)
-            raise ConfigError(f"unknown key {key}; " + (f"the nearest is {nearest[0]}" if nearest else "leave it out"))
+            raise ConfigError(f"unknown key {key}; {suggestion(key, _COLUMNS)}")
     for key in _COLUMNS:
         if key not in document:
             raise ConfigError(f"the key {key} is missing; there are {', '.join(document) or 'none'}")

@@ -30,13 +30,20 @@ from onnx_gconv.handoff.measured.compared_tiles import (
     compared_layers,
     measured_values,
     of_another_model,
+    refuse_siemens,
     refuse_targets,
     require_readings,
     tile_errors,
 )
 from onnx_gconv.handoff.measured.limits import check_limits, check_limits_of_type, tolerance_of
 from onnx_gconv.handoff.measured.measured_states import MeasuredStates, measured_states
-from onnx_gconv.handoff.measured.measurements import FailedCells, Measurements, open_measurements
+from onnx_gconv.handoff.measured.measurements import (
+    FailedCells,
+    Measurements,
+    ReadingUnit,
+    check_choices,
+    open_measurements,
+)
 from onnx_gconv.handoff.pictures import check_pictures, write_error_pictures
 from onnx_gconv.handoff.readback_notes import readback_notes
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport
@@ -57,6 +64,7 @@ def read_back(
     tolerance_relative: float | None = None,
     limits: tuple[float, float] | None = None,
     failed_cells: FailedCells = "target",
+    unit: ReadingUnit | None = None,
     as_if_measured: bool = False,
     pictures: str | os.PathLike[str] | None = None,
     mem_states: str | os.PathLike[str] | None = None,
@@ -89,6 +97,8 @@ def read_back(
             its range g_min to g_max, widened by a quarter of its width on either side.
         failed_cells: What happens to cells that a mask marks as failed: ``target`` keeps their target, ``measured``
             uses their readings where there are any.
+        unit: The unit of measured arrays: ``uS``, or ``S`` for siemens, which are converted. If None, they are taken
+            for µS, but refused if they look like siemens. Tables are in µS, as their column says.
         as_if_measured: Accept a file that holds the targets of the bundle themselves, which is refused otherwise.
         pictures: A new folder for pictures of measured minus target conductances. Needs Matplotlib.
         mem_states: A new file for the states of a cell in the format of NeuroSim V1.5: mean and standard deviation of
@@ -109,8 +119,7 @@ def read_back(
     source = given_model.label
     target = given_model.output(output, default_measured_path, is_written=not dry_run)
     check_limits(limits)
-    if failed_cells not in {"target", "measured"}:
-        raise ConfigError(f"failed cells keep their 'target' or count as 'measured', but not '{failed_cells}'")
+    check_choices(failed_cells, unit)
     if pictures is not None:
         check_pictures(Path(pictures))
     _check_new_file(mem_states)
@@ -126,6 +135,7 @@ def read_back(
         mapped=given_model.file,
         limits=limits,
         failed_cells=failed_cells,
+        unit=unit,
         watched=watched,
     )
     with opened as measurements, watched.blamed():
@@ -155,6 +165,7 @@ def read_back(
         )
         watched.check()
         refuse_targets(measurements, is_accepted=as_if_measured)
+        refuse_siemens(measurements, unit)
         if pictures is not None:
             errors = partial(tile_errors, measurements, {record.id: layer for record, layer in pairs})
             with open_bundle(measurements.bundle) as handed_off:

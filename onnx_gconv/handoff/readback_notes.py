@@ -13,10 +13,6 @@ from onnx_gconv.visible_text import listed
 
 __all__ = ["readback_notes"]
 
-# Measurements may be in siemens if the largest one is below this part of the largest target. In siemens, numbers are
-# 1e-6 of those in µS; 1e-3 leaves room for a device that conducts far less than its target.
-_LOOKS_LIKE_SIEMENS = 1e-3
-
 # For each arrangement: how a tile looks, and what to do about it.
 _ARRANGEMENTS: dict[Arrangement, tuple[str, str]] = {
     "transposed": ("transposed", "write arrays as [inputs, outputs]"),
@@ -34,7 +30,6 @@ def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) 
         measurements: The measurements, after all tiles were compared with their targets.
         layers: The figures of each layer.
     """
-    yield from _of_units(layers)
     if measurements.holds_targets:
         yield _of_targets(measurements)
     tiles = [tile for layer in layers for tile in layer.tiles]
@@ -49,17 +44,6 @@ def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) 
         )
     for layer in layers:
         yield from _of_arrangements(layer)
-
-
-def _of_units(layers: Sequence[LayerReadback]) -> Iterator[str]:
-    measured = sum(layer.errors.measured for layer in layers)
-    targets = max((layer.largest_target_us for layer in layers), default=0.0)
-    highest = max((layer.largest_measured_us for layer in layers), default=0.0)
-    if measured and 0 < highest < _LOOKS_LIKE_SIEMENS * targets:
-        yield (
-            f"the largest measured conductance is {highest:.3g} µS, but the largest target {targets:.3g} µS; were they "
-            "measured in siemens? They are taken for µS"
-        )
 
 
 def _of_targets(measurements: Measurements) -> str:

@@ -43,8 +43,6 @@ class TileReadback:
         grid: Row and column of the tile among the tiles of the matrix.
         devices: Errors of the conductances (measured minus target) by the name of the device.
         weights: Errors of the weights that follow from them.
-        largest_target_us: The largest target, in µS.
-        largest_measured_us: The largest measured conductance, in µS; 0 if there is none.
         never_written: Keys of arrays that the file has, but that nothing was written to.
         only_zeros: Keys of arrays whose readings are all 0 although not all targets are.
         rearranged: Evidence that the measured cells are in another arrangement, such as transposed, over all devices.
@@ -55,8 +53,6 @@ class TileReadback:
     grid: tuple[int, int]
     devices: dict[str, ProgrammingErrors] = field(repr=False)
     weights: WeightErrors
-    largest_target_us: float
-    largest_measured_us: float
     never_written: tuple[str, ...] = ()
     only_zeros: tuple[str, ...] = ()
     rearranged: Mapping[Arrangement, Evidence] = field(default_factory=dict, repr=False)
@@ -115,16 +111,6 @@ class LayerReadback:
     def errors(self) -> ProgrammingErrors:
         """The errors of all devices together."""
         return _joined(list(self.devices.values()))
-
-    @property
-    def largest_target_us(self) -> float:
-        """The largest target, in µS."""
-        return max(tile.largest_target_us for tile in self.tiles)
-
-    @property
-    def largest_measured_us(self) -> float:
-        """The largest measured conductance, in µS; 0 if there is none."""
-        return max(tile.largest_measured_us for tile in self.tiles)
 
     def to_json(self) -> dict[str, Any]:
         """The errors of the layer and its tiles as JSON values."""

@@ -6,7 +6,6 @@ same type, description and default.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from onnx_gconv.configuration.configuration import ConfigurationSource
 from onnx_gconv.configuration.options import MappingOptions, configuration_of
 from onnx_gconv.configuration.settings import DeviceSettings, ModelSettings, WeightSettings
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 from onnx_gconv.version import __version__
 
 __all__ = [
@@ -92,9 +92,7 @@ def check_names(names: Iterable[str]) -> None:
     known = list(pass_options())
     for name in names:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            there = f"the nearest one that there is: {nearest[0]}" if nearest else f"there are {', '.join(known)}"
-            raise ConfigError(f"there is no option '{name}'; {there}")
+            raise ConfigError(f"there is no option '{name}'; {suggestion(name, known)}")
 
 
 def configuration_of_options(options: Mapping[str, Any]) -> Configuration:

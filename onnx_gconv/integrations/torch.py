@@ -6,7 +6,6 @@ torch; torch's results are recognized by their attributes.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import os
@@ -21,6 +20,7 @@ from onnx_gconv.files.given import ModelLike, is_program
 from onnx_gconv.files.models import check_output_path
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.operations import MappingReport, map_model
+from onnx_gconv.suggestions import suggestion
 
 if TYPE_CHECKING:
     import torch
@@ -220,6 +220,5 @@ def _told_apart(options: Mapping[str, Any], of_torch: list[str]) -> tuple[Mappin
 
 
 def _unknown_option(name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    there = f"; the nearest one that there is: {nearest[0]}" if nearest else ""
-    return f"neither the mapping nor torch.onnx.export has an option '{name}'{there}"
+    hint = suggestion(name, known, lists_all=False)
+    return f"neither the mapping nor torch.onnx.export has an option '{name}'" + (f"; {hint}" if hint else "")

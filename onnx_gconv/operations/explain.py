@@ -37,6 +37,7 @@ from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.preconditions import manifest_or_none, require_mapped
 from onnx_gconv.operations.explanation import CellOnTile, DeviceOfCell, Explanation, ScaleGroup
+from onnx_gconv.operations.other_values import what_else_it_is
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.passes.decode_packed_weights import as_it_was_mapped
 from onnx_gconv.passes.raise_opset import raised_opset
@@ -142,6 +143,8 @@ def _chosen(model: ir.Model, name: str) -> MappedWeight:
         if skipped is not None:
             why = "; ".join(filter(None, (explanation(skipped.reason), skipped.detail)))
             raise ModelError(f"the weight {skipped.quoted} is not mapped: {why}")
+        if (other := what_else_it_is(name, model, checked)) is not None:
+            raise ModelError(other)
         known = {each: None for item in manifest.weights for each in (item.known_as, item.name)}
         near = difflib.get_close_matches(name, known, n=_NEAREST_NAMES)
         hint = f"did you mean {' or '.join(near)}?" if near else "'onnx-gconv inspect' lists them"

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["HELD_IN_MEMORY", "check_inputs", "load_inputs", "read_arrays", "read_or_stored_arrays"]
+__all__ = ["HELD_IN_MEMORY", "check_inputs", "load_inputs", "not_finite", "read_arrays", "read_or_stored_arrays"]
 
 HELD_IN_MEMORY = 1 << 28
 """Inputs are read into memory as a whole if all of them together have no more bytes than this."""
+
+_LOOKED_AT_ONCE = 1 << 26  # bytes
 
 
 def load_inputs(path: Path, specs: Sequence[InputSpec], may_lack: Collection[str] = ()) -> dict[str, NDArray[Any]]:
@@ -162,6 +164,26 @@ def check_inputs(
     """
     _check_names(arrays, specs, source, may_lack)
     return {spec.name: _check_array(arrays[spec.name], spec, source) for spec in specs if spec.name in arrays}
+
+
+def not_finite(arrays: Mapping[str, NDArray[Any] | StoredArray]) -> str | None:
+    """Say where arrays hold NaN or infinity: the first place in the first of them that does; None if nowhere.
+
+    They are no errors by themselves: masks of attention are infinite, and a model may look for NaN.
+    """
+    for name, array in arrays.items():
+        rows = max(1, _LOOKED_AT_ONCE // max(1, array.nbytes // max(1, len(array) if array.ndim else 1)))
+        for start in range(0, len(array), rows) if array.ndim else (0,):
+            part = np.asarray(array[start : start + rows] if array.ndim else array)
+            if part.dtype.kind not in "fV":
+                break
+            # NumPy cannot test types of ml_dtypes.
+            numbers = part if part.dtype.kind == "f" else part.astype(np.float32)
+            if len(places := np.argwhere(~np.isfinite(numbers))):
+                first = tuple(map(int, places[0]))
+                place = [first[0] + start, *first[1:]] if first else []
+                return f"the input {name!r} is {numbers[first]} at {place}; replace it by a number"
+    return None
 
 
 def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str, may_lack: Collection[str] = ()) -> None:

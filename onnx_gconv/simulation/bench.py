@@ -21,7 +21,13 @@ from onnx_gconv.runtime.session import ModelSession, RuntimeRefusal
 from onnx_gconv.simulation.outputs import Outputs
 from onnx_gconv.simulation.samples import Samples, load_samples
 
-__all__ = ["AskedInputs", "Bench"]
+__all__ = ["RANDOM_INPUTS", "AskedInputs", "Bench"]
+
+RANDOM_INPUTS = (
+    "the inputs are random, so that these figures say little about the accuracy on real data; --inputs takes an .npz "
+    "file with samples"
+)
+"""The note of reports on generated inputs."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ class Bench:
         """Generated inputs: the first attempt on which the model runs."""
 
         def samples_of(feeds: dict[str, NDArray[Any]]) -> Samples:
-            return Samples(feeds, frozenset(), 1, 1, None, f"generated inputs, seed {asked.seed}")
+            source = f"generated inputs, seed {asked.seed}"
+            return Samples(feeds, frozenset(), 1, 1, None, source, notes=(RANDOM_INPUTS,) if feeds else ())
 
         try:
             feeds, _ = first_run(

@@ -11,10 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.terminal_text import counted
 
-__all__ = ["Agreement", "Cosine", "MetricFigure", "PairwiseSum", "Sqnr", "Top"]
+__all__ = ["Agreement", "Cosine", "LabelsError", "MetricFigure", "PairwiseSum", "Sqnr", "Top"]
 
 _LEAF = 1 << 16  # elements
+
+
+class LabelsError(ConfigError):
+    """Labels do not suit an output. The message goes on after the name of their array."""
 
 
 class PairwiseSum:
@@ -114,16 +119,18 @@ class Top(MetricFigure):
             )
         assert labels is not None  # noqa: S101 - `metric_of` asks for them
         if self.rows != labels.size:
-            raise ConfigError(
+            raise LabelsError(
                 f"there are {labels.size} labels for outputs of the shape {list(self.shape)}; there has to be one for "
                 "each row of scores"
             )
         classes = self.shape[-1]
-        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            wrong = int(labels.max()) if labels.max() >= classes else int(labels.min())
-            raise ConfigError(
-                f"a label is {wrong}, but there are scores of the classes 0 to {classes - 1}; give the classes of this "
-                "output, or choose another one with --output-name"
+        wrong = np.argwhere((labels < 0) | (labels >= classes))
+        if len(wrong):
+            first = tuple(map(int, wrong[0]))
+            more = f" (and {counted(len(wrong) - 1, 'more label')} of no class)" if len(wrong) > 1 else ""
+            raise LabelsError(
+                f"the label at {list(first)} is {labels[first]}{more}, but the scores are of the classes 0 to "
+                f"{classes - 1}; give classes of this output, counted from 0, or choose another one with --output-name"
             )
 
     def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:

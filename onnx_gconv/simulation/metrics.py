@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.simulation.metric_figures import Agreement, Cosine, MetricFigure, Sqnr, Top
+from onnx_gconv.simulation.metric_figures import Agreement, Cosine, LabelsError, MetricFigure, Sqnr, Top
 from onnx_gconv.simulation.outputs import KeptOutput, Outputs, joined
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.visible_text import listed
@@ -33,6 +33,7 @@ _OF_TWO_MODELS: dict[str, tuple[type[MetricFigure], str]] = {
     "cosine": (Cosine, ""),
     "agreement": (Agreement, ""),
 }
+_SHARES = {"accuracy", "agreement"}
 _BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, each also @last or @POSITION, or module:function"
 _FEWEST_AXES = 3
 _CALLED = "it is called with a dict of outputs by name, and the labels, and gives a number"
@@ -86,6 +87,14 @@ class Metric:
         return self.name.partition("@")[0] in _OF_TWO_MODELS
 
     @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The lowest and the highest value of the metric; None if it has no bounds, or they are not known."""
+        name = self.name.partition("@")[0]
+        if name in _SHARES or _TOP.fullmatch(name) is not None:
+            return 0.0, 1.0
+        return (-1.0, 1.0) if name == "cosine" else None
+
+    @property
     def is_larger_better(self) -> bool:
         """Whether larger values are better: True for built-in metrics, False for a user's function: it is not known."""
         return _FUNCTION.fullmatch(self.name) is None
@@ -107,6 +116,8 @@ class Metric:
                 found = float(self.function(whole, samples.labels))
             else:
                 found = self._of_batches(batches, samples, ideal)
+        except LabelsError as error:
+            raise ConfigError(f"{samples.source}: the labels '{samples.labels_name}': {error}") from None
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
@@ -117,8 +128,8 @@ class Metric:
             ) from error
         if math.isnan(found):
             raise ConfigError(
-                f"the metric '{self.name}' gives no number (NaN) for the output of a chip; give other inputs, or "
-                "another metric"
+                f"the metric '{self.name}' gives no number (NaN) for the output of a chip"
+                f"{samples.not_finite() or '; give other inputs, or another metric'}"
             )
         return found
 
@@ -127,7 +138,7 @@ class Metric:
         figure: MetricFigure | None = None
         labels, rows_of_all = samples.labels, samples.rows()
         for outputs in self._with_whole_vectors(batches):
-            found = self._at_position(_numbers(outputs, self.output))
+            found = self._at_position(_numbers(outputs, self.output, samples))
             if found.ndim == 1 or samples.is_of_one_run:
                 figure = self.begin(found.shape, labels)
                 figure.add(found, labels, lambda: self._at_position(ideal.whole()))
@@ -269,10 +280,13 @@ def _digest(function: Callable[..., Any]) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
 
 
-def _numbers(outputs: Outputs, output: str) -> NDArray[Any]:
-    """An output; raises ConfigError if it holds NaN."""
+def _numbers(outputs: Outputs, output: str, samples: Samples) -> NDArray[Any]:
+    """An output; raises ConfigError if it holds NaN, which says whether the inputs do so, too."""
     found: NDArray[Any] = outputs[output]
     numbers = found if found.dtype.kind in "iubf" else found.astype(np.float64)  # NumPy cannot test types of ml_dtypes
     if numbers.dtype.kind == "f" and np.isnan(numbers).any():
-        raise ConfigError(f"the output '{output}' has elements that are no numbers (NaN); give other inputs")
+        raise ConfigError(
+            f"the output '{output}' has elements that are no numbers (NaN)"
+            f"{samples.not_finite() or '; give other inputs'}"
+        )
     return found

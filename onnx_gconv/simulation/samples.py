@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.runtime.given_inputs import check_inputs, read_or_stored_arrays
+from onnx_gconv.runtime.given_inputs import check_inputs, not_finite, read_or_stored_arrays
 from onnx_gconv.runtime.inputs import InputSpec
 from onnx_gconv.runtime.prompts import may_be_generated
 from onnx_gconv.runtime.stored_arrays import ArrayForm, StoredArray
@@ -54,6 +54,7 @@ class Samples:
         count: How many samples there are.
         batch: How many samples go into one run.
         labels: The class of each sample, or of each row of scores; None if there are none.
+        labels_name: The name of the array of labels in the file; empty if there are none.
         source: Where the samples come from, for reports and messages.
         file: The file that holds the samples; None if they are in memory.
         notes: Notes for the report, a line each.
@@ -69,6 +70,7 @@ class Samples:
     batch: int
     labels: NDArray[Any] | None
     source: str
+    labels_name: str = ""
     file: SampleFile | None = None
     notes: tuple[str, ...] = ()
     unwritten: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -90,6 +92,11 @@ class Samples:
         """The numbers of the samples of one run after the other."""
         for start in range(0, max(self.count, 1), max(self.batch, 1)):
             yield slice(start, min(start + self.batch, self.count))
+
+    def not_finite(self) -> str:
+        """Where the inputs hold NaN or infinity, as a part of a message after a semicolon; empty if nowhere."""
+        found = not_finite(self.arrays)
+        return f"; {self.source}: {found}" if found else ""
 
     @property
     def is_of_one_run(self) -> bool:
@@ -155,7 +162,7 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
     }
     in_memory = [spec for spec in inputs if isinstance(known.get(spec.name), np.ndarray)]
     known |= check_inputs({spec.name: known[spec.name] for spec in in_memory}, in_memory, source=str(path))
-    samples = Samples(known, sliced, cut.count, min(size, cut.count), found, str(path), notes=notes)
+    samples = Samples(known, sliced, cut.count, min(size, cut.count), found, str(path), labels or "", notes=notes)
     check_inputs(next(samples.batches()), specs, source=str(path), may_lack=may_lack)
     if len(in_memory) < len(known):
         return replace(samples, file=SampleFile(path.resolve(), labels, samples.batch, _contents(path)))
@@ -219,7 +226,7 @@ def _check_labels(form: ArrayForm, count: int, labels: str, path: Path) -> None:
         raise ConfigError(f"{path}: the labels '{labels}' are {form.dtype}, but classes are integers")
     if not form.shape or form.shape[0] != count:
         many = form.shape[0] if form.shape else 1
-        raise ConfigError(f"{path}: there are {many} labels for {count} samples; there is one for each")
+        raise ConfigError(f"{path}: there are {many} labels '{labels}' for {count} samples; there is one for each")
 
 
 def _contents(path: Path) -> tuple[tuple[str, int, int], ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.runtime.comparison import FLOAT32_EPS, OUTPUT_RULE, OutputComparison, Rounding, compare_all, flatten_all
+from onnx_gconv.runtime.given_inputs import not_finite
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.runtime.positions import with_positions
 from onnx_gconv.runtime.session import OPTIMIZATIONS, RuntimeRefusal, run_model
@@ -15,7 +17,7 @@ from onnx_gconv.verification.original_runs import Generation, GivenInputs, Origi
 from onnx_gconv.verification.outputs_report import InputsDescription, OutputsReport, RunFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -110,12 +112,13 @@ def compare_outputs(
         taken.append(name)
         cases.append(_compared(others, mapped, rounding, tell).named(case))
     comparisons = tuple(item for case in cases for item in case.comparisons)
+    places = _of_places(first, runs, inputs)
     return OutputsReport(
         comparisons=comparisons,
         inputs=runs.describe_inputs(),
-        not_compared=_nothing_in_them(comparisons),
+        not_compared=_nothing_in_them(comparisons, runs.feeds, inputs),
         failures=tuple(dict.fromkeys(item for case in cases for item in case.failures)),
-        notes=tuple(dict.fromkeys(note for case in cases for note in case.notes)),
+        notes=tuple(dict.fromkeys([*(note for case in cases for note in case.notes), *places])),
         both_taken=tuple(taken),
     )
 
@@ -176,8 +179,31 @@ def _ignore(_: str) -> None:
     """Do nothing: the default for `progress`."""
 
 
-def _nothing_in_them(comparisons: Sequence[OutputComparison]) -> str | None:
+def _of_places(case: _Case, runs: OriginalRuns, inputs: GivenInputs | None) -> Iterator[str]:
+    """Yield a note for each output with elements that are not compared, because inputs are not finite."""
+    if (wrong := _not_finite(runs.feeds or {}, inputs)) is None:
+        return
+    for item in case.comparisons:
+        size, unwritten = math.prod(item.shape or ()), runs.unwritten.get(item.name)
+        places = size - item.compared_elements - (0 if unwritten is None else int(unwritten.sum()))
+        if item.passed and item.compared_elements and not item.is_random and places > 0:
+            yield (
+                f"of output '{item.label}' only the places of {places:,} of {size:,} elements were "
+                f"compared, which are NaN or infinite in both models: {wrong}"
+            )
+
+
+def _not_finite(feeds: Mapping[str, NDArray[Any]], inputs: GivenInputs | None) -> str | None:
+    """Say where inputs are NaN or infinite, with the name of their file; None if nowhere."""
+    found = not_finite(feeds)
+    return f"{inputs}: {found}" if found is not None and isinstance(inputs, Path) else found
+
+
+def _nothing_in_them(
+    comparisons: Sequence[OutputComparison], feeds: Mapping[str, NDArray[Any]], inputs: GivenInputs | None
+) -> str | None:
     """Return why comparisons prove nothing, because the original computes no numbers; None if they prove something."""
     if not comparisons or any(found.compared_elements or found.is_random or not found.passed for found in comparisons):
         return None
-    return "the original's outputs are empty or not finite on these inputs; give inputs on which it computes something"
+    remedy = _not_finite(feeds, inputs) or "give inputs on which it computes something"
+    return f"the original's outputs are empty or not finite on these inputs; {remedy}"

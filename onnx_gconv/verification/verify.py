@@ -30,6 +30,7 @@ from onnx_gconv.runtime.prompts import TokenIds
 from onnx_gconv.verification.branches import Branching, branchings
 from onnx_gconv.verification.error_limits import ErrorLimits
 from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses
+from onnx_gconv.verification.missing_data import missing_data
 from onnx_gconv.verification.original_runs import GivenInputs
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
 from onnx_gconv.verification.raised_original import raised_original
@@ -136,7 +137,11 @@ def verify(
             watched.check()  # files are read several times, and a report on two versions of a file is worth nothing
     outputs = report.outputs.with_texts(partial(renamed, names=names))
     return replace(
-        report, original=given.label, mapped=given_mapped.label, outputs=outputs, needs_outputs=needs_outputs
+        report,
+        original=given.label,
+        mapped=given_mapped.label,
+        outputs=outputs,
+        needs_outputs=needs_outputs or report.needs_outputs,
     )
 
 
@@ -155,6 +160,17 @@ def _report(
     """Return the report of `verify` on two files; the files that are read are added to `watched`."""
     found = _check_weights(original, mapped, watched, progress)
     manifest, weights = found.manifest, found.weights
+    if found.missing is not None:
+        return VerificationReport(
+            original,
+            mapped,
+            found.violations,
+            weights,
+            OutputsReport(not_compared=found.missing),
+            limits,
+            needs_outputs=True,
+            remedy=found.remedy,
+        )
     compare = partial(
         compare_outputs,
         mapped=mapped,
@@ -229,16 +245,42 @@ def _amplified(outputs: OutputsReport) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _WithoutRuntime:
-    """The results of the checks that need no runtime; for the fields see `VerificationReport`."""
+    """The results of the checks that need no runtime; for the fields see `VerificationReport`.
+
+    `missing` says why neither model is run, because a data file is not there; None if all are.
+    """
 
     manifest: Manifest | None
     violations: tuple[Violation, ...]
     weights: tuple[WeightComparison, ...]
     branches: tuple[Branching, ...]
     remedy: str | None
+    missing: str | None
 
 
 def _check_weights(original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None) -> _WithoutRuntime:
+    """Run the checks that need no runtime, without the data of tensors that these do not read.
+
+    Raises:
+        ModelError: If a model cannot be read, or lacks the data of weights that are compared.
+    """
+    try:
+        found = _without_runtime(original, mapped, watched, progress)
+    except ModelError:
+        _require_data(original, mapped)
+        raise
+    if found.manifest is None:
+        _require_data(original, mapped)
+    return found
+
+
+def _require_data(original: Path, mapped: Path) -> None:
+    """Raise the error that names model and tensor if the data of any tensor is missing."""
+    for file in (mapped, original):
+        load_model(file)
+
+
+def _without_runtime(original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None) -> _WithoutRuntime:
     """Run the checks that need no runtime. Both models are released from memory afterwards."""
     with _on_disk(mapped, watched) as mapped_model:
         branches = branchings(mapped_model)
@@ -248,16 +290,17 @@ def _check_weights(original: Path, mapped: Path, watched: WatchedFiles, progress
             manifest = read_manifest(mapped_model)
         except ModelError:  # a manifest that cannot be read is reported as a violation
             manifest = None
-        original_model = load_model(original, watched)
+        original_model = load_model(original, watched, may_lack_data=True)
+        missing = missing_data({original: original_model, mapped: mapped_model})
         if manifest is None:
             if MANIFEST_KEY in original_model.metadata_props and MANIFEST_KEY not in mapped_model.metadata_props:
                 raise ConfigError(
                     f"'{original}' is a mapped model, and '{mapped}' is none; give the original first, then the mapped "
                     "one"
                 )
-            return _WithoutRuntime(None, violations, (), branches, remedy)
+            return _WithoutRuntime(None, violations, (), branches, remedy, missing)
         weights = compare_weights(original_model, mapped_model, manifest, progress_of_step(progress, "weights"))
-        return _WithoutRuntime(manifest, violations, weights, branches, remedy)
+        return _WithoutRuntime(manifest, violations, weights, branches, remedy, missing)
 
 
 def _eps(dtype: str) -> float:
@@ -278,7 +321,7 @@ def _coarsest_eps(manifest: Manifest | None) -> float:
 @contextmanager
 def _on_disk(path: Path, watched: WatchedFiles | None = None) -> Iterator[ir.Model]:
     """Load a model so that its large weights are in external data; inline weights are written to a temporary file."""
-    model = load_model(path, watched)
+    model = load_model(path, watched, may_lack_data=True)
     if not any(_is_large_and_inline(value) for graph in model.graphs() for value in graph.initializers.values()):
         yield model
         return
@@ -286,7 +329,7 @@ def _on_disk(path: Path, watched: WatchedFiles | None = None) -> Iterator[ir.Mod
         copy = Path(folder) / "mapped.onnx"
         save_model(model, copy, external_data=True)
         del model
-        yield load_model(copy)
+        yield load_model(copy, may_lack_data=True)
 
 
 def _is_large_and_inline(value: ir.Value) -> bool:

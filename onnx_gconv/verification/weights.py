@@ -295,7 +295,7 @@ def _not_compared(record: WeightRecord, problem: str) -> WeightComparison:
         max_relative_error=None,
         max_ulp_error=None,
         bit_identical=False,
-        bound=0.0,
+        bound=None,
         passed=False,
         problem=problem,
     )

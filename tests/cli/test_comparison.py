@@ -56,8 +56,9 @@ def test_options_that_are_given_win_over_the_file(gconv, model):
         assert (each["seed"], each["device"], each["repeats"], each["differences"]) == (3, "pcm", 1, {})
         assert [time["seconds"] for time in each["times"]] == [0.0, 86400.0]
     assert found["candidates"][0]["times"] == found["candidates"][1]["times"]
-    [note] = found["notes"]
-    assert note == "'ReRAM' is the same as 'as it is': nothing is different for this model"
+    twins, of_inputs = found["notes"]
+    assert twins == "'ReRAM' is the same as 'as it is': nothing is different for this model"
+    assert of_inputs.startswith("the inputs are random, so that these figures say little about the accuracy on real")
 
 
 @pytest.mark.parametrize(

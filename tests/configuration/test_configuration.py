@@ -209,7 +209,10 @@ def test_bit_sliced_converters_have_levels_for_codes_of_their_own():
         ),
         ({"storage": "codes"}, "defaults.storage: codes need levels; say how many levels the devices have"),
         ({"storage": "codes", "levels": "none"}, "defaults.storage: codes need levels"),
-        ({"granularity": "tile"}, 'defaults.granularity: the granularity tile needs the size of a tile: give tile = "'),
+        (
+            {"granularity": "tile"},
+            r"defaults.granularity: the granularity tile needs the size of a tile: .* --tile 256x256",
+        ),
         ({"levels": "preset"}, "defaults.levels: there is no preset whose levels could be used; name one as device"),
         (
             {"levels": [0, 1, 20], "device": {"g_max": 25}},

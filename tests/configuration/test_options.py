@@ -151,7 +151,7 @@ def test_an_object_and_its_own_range_do_not_contradict_each_other():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gmax", "there is no option 'gmax'; the nearest one that there is: g_max"),
+        ("gmax", "there is no option 'gmax'; did you mean g_max"),
         ("color", "there is no option 'color'; there are allow_lossy_integers, clipping, conductance_dtype, device, "),
     ],
 )

@@ -66,18 +66,18 @@ def test_an_empty_file_says_nothing(read):
     ("text", "message"),
     [
         ("tops = 1", "line 1: tops: unknown key; there are defaults, model, overrides"),
-        ("[default]\nlevels = 4", "line 1: default: unknown key; the nearest one that there is: defaults"),
+        ("[default]\nlevels = 4", "line 1: default: unknown key; did you mean defaults"),
         (
             '[defaults]\n\ngranularty = "x"',
-            "line 3: defaults.granularty: unknown key; the nearest one that there is: granularity",
+            "line 3: defaults.granularty: unknown key; did you mean granularity",
         ),
         (
             '[[overrides]]\nop = "Conv"\nskip = true\n[[overrides]]\nop = "Conv"\nlevles = 3',
-            "line 6: overrides[1].levles: unknown key; the nearest one that there is: levels",
+            "line 6: overrides[1].levles: unknown key; did you mean levels",
         ),
         (
             '[defaults]\nconverter = { nam = "n-pair" }',
-            "line 2: defaults.converter.nam: unknown key; the nearest one that there is: name",
+            "line 2: defaults.converter.nam: unknown key; did you mean name",
         ),
         (
             '[defaults]\ngranularity = "x"',

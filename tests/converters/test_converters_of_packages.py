@@ -230,8 +230,8 @@ def test_it_is_listed_with_its_package(with_package):
 @pytest.mark.parametrize(
     ("step", "message"),
     {
-        "wrong setting": "--converter-option: the converter reference-pair has no setting 'midpiont'; the nearest one "
-        "that there is: midpoint",
+        "wrong setting": "--converter-option: the converter reference-pair has no setting 'midpiont'; did you "
+        "mean midpoint?",
         "wrong value": "--converter: midpoint should lie between g_min = 0 and g_max = 25 µS, but it is 80",
         "no number": "--converter: the converter reference-pair refuses its settings: could not convert string to "
         "float: 'high'",

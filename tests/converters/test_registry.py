@@ -178,7 +178,7 @@ def test_entry_points_are_not_read_for_the_converters_of_this_package():
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one(own_registry):
-    with pytest.raises(ConfigError, match="there is no converter 'n-pear'; the nearest one that there is: n-pair"):
+    with pytest.raises(ConfigError, match="there is no converter 'n-pear'; did you mean n-pair"):
         own_registry.kind("n-pear")
 
 

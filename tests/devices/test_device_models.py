@@ -327,7 +327,7 @@ def test_a_toml_file_gives_the_device_that_its_keys_would_make(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("target_us", "targets_us", "unknown key targets_us; the nearest is target_us"),
+        ("target_us", "targets_us", "unknown key targets_us; did you mean target_us"),
         ("seconds = [0, 100.0, 86400]", "", "the key seconds is missing; there are target_us, mean_us, sigma_us"),
         ("[0, 20]", '[0, "20"]', "target_us[1] is '20', but it should be a number"),
         ("[0.5, 0.45, 0.4]", "0.5", "mean_us[0] is 0.5, but it should be a list of numbers"),

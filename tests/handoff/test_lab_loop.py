@@ -116,6 +116,23 @@ def test_three_rounds_converge_and_write_only_what_is_off_target(handed_off, tmp
     assert report.to_json()["updates"] == [str(update) for update in updates]
 
 
+def test_readings_in_siemens_are_refused_in_a_table_and_converted_in_arrays(handed_off, tmp_path):
+    bundle = handed_off / "m.gconv"
+    chip = NoisyChip(bundle, sigma=0.25)
+    write_targets(bundle, tmp_path / "all.csv", tolerance_us=TOLERANCE)
+    lines = chip.write(lines_of(tmp_path / "all.csv"))
+    for line in lines:
+        line["reading_us"] = repr(float(line["reading_us"]) * 1e-6)
+    table, arrays = save(tmp_path / "siemens.csv", lines), tmp_path / "siemens.npz"
+    np.savez(arrays, **{key: states * 1e-6 for key, states in chip.states.items()})
+    for measured, options in ((table, {}), (table, {"unit": "S"}), (arrays, {})):
+        with pytest.raises(BundleError, match=r"siemens\....': the largest reading is .*e-05 µS, but targets"):
+            write_targets(bundle, tmp_path / "t.csv", only_off_target=measured, tolerance_us=TOLERANCE, **options)
+        assert not (tmp_path / "t.csv").exists()
+    report = write_targets(bundle, tmp_path / "t.csv", only_off_target=arrays, tolerance_us=TOLERANCE, unit="S")
+    assert report.total.listed == len(chip.off_target())
+
+
 def test_a_table_has_every_cell_once_where_it_stands_on_the_chip(handed_off, tmp_path):
     bundle = handed_off / "m.gconv"
     report = write_targets(bundle, tmp_path / "all.csv")

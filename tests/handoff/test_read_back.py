@@ -11,7 +11,7 @@ import pytest
 
 from onnx_gconv import converters, read_back, verify
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.errors import ModelError
+from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff import write_bundle
 from onnx_gconv.handoff.read_back import default_measured_path
@@ -300,12 +300,40 @@ def test_arrays_that_no_tile_has_are_named(loop, tmp_path):
     assert "Not used, since no tile has such arrays: 'L000/T0000/g_plus_pulses', 'L000/T77/g_plus'." in str(report)
 
 
-def test_measurements_in_siemens_are_remarked(loop, tmp_path):
+def test_readings_that_look_like_siemens_are_refused_unless_their_unit_is_given(loop, tmp_path):
     chip, _, _ = loop(scheme=MappingScheme(converters.SinglePairConductanceConverter(), Granularity()))
-    chip.measured = {key: np.nan_to_num(values) * 1e-6 for key, values in chip.measured.items()}
+    chip.measured = {key: np.nan_to_num(values) for key, values in chip.measured.items()}
+    chip.write(tmp_path / "us.h5")
+    chip.measured = {key: values * 1e-6 for key, values in chip.measured.items()}
     chip.write(tmp_path / "siemens.h5")
-    report = read_back(tmp_path / "model.gconv.onnx", tmp_path / "siemens.h5", tmp_path / "siemens.onnx")
-    assert "were they measured in siemens?" in " ".join(report.notes)
+    mapped, siemens = tmp_path / "model.gconv.onnx", tmp_path / "siemens.h5"
+    with pytest.raises(BundleError, match=r"siemens.h5': the largest reading is 2\.\d+e-05 µS, but targets .* 25 µS"):
+        read_back(mapped, siemens, tmp_path / "siemens.onnx")
+    with pytest.raises(BundleError, match=r"siemens.h5': the largest reading .* or write µS into a table; if they"):
+        read_back(mapped, tmp_path / "us.h5", tmp_path / "siemens.onnx", updates=[siemens])
+    assert not (tmp_path / "siemens.onnx").exists()
+    in_us = read_back(mapped, tmp_path / "us.h5", tmp_path / "us.onnx")
+    converted = read_back(mapped, siemens, tmp_path / "converted.onnx", unit="S")
+    for one, other in zip(in_us.layers, converted.layers, strict=True):
+        assert other.errors.largest_us == pytest.approx(one.errors.largest_us, rel=1e-6)
+        assert other.weights.rms == pytest.approx(one.weights.rms, rel=1e-6)
+    dead = read_back(mapped, siemens, tmp_path / "dead.onnx", unit="uS")
+    assert dead.layers[0].errors.mean_us < in_us.layers[0].errors.mean_us - 1
+    with pytest.raises(BundleError, match=r"out of the range .* give conductances in µS, or a wider .*; --unit S"):
+        read_back(mapped, tmp_path / "us.h5", tmp_path / "x.onnx", unit="S")
+    with pytest.raises(ConfigError, match="readings are in 'uS' or in 'S', siemens, but not in 'mS'"):
+        read_back(mapped, siemens, tmp_path / "x.onnx", unit="mS")
+
+
+def test_readings_of_devices_near_zero_are_not_taken_for_siemens(loop, tmp_path):
+    chip, _, _ = loop(scheme=MappingScheme(converters.SinglePairConductanceConverter(), Granularity()))
+    key, targets = next(iter(chip.targets.items()))
+    is_off = targets == 0
+    assert 0 < is_off.sum() < is_off.size
+    chip.measured, chip.success = {key: np.full(is_off.shape, 1e-3)}, {key: is_off}
+    chip.write(tmp_path / "off.h5")
+    report = read_back(tmp_path / "model.gconv.onnx", tmp_path / "off.h5", tmp_path / "off.onnx")
+    assert report.layers[0].errors.measured == is_off.sum()
 
 
 @pytest.mark.parametrize("scheme", ["single pair", "exact", "channels", "levels", "codes", "bit-sliced"])

@@ -15,9 +15,7 @@ def notes(*rearranged):
         for number, found in enumerate(rearranged)
     ]
     errors = SimpleNamespace(measured=1, largest_us=1.0)
-    layer = SimpleNamespace(
-        id="L000", weight="W", tiles=tiles, errors=errors, largest_target_us=25.0, largest_measured_us=25.0
-    )
+    layer = SimpleNamespace(id="L000", weight="W", tiles=tiles, errors=errors)
     return list(readback_notes(SimpleNamespace(holds_targets=False), [layer]))
 
 

@@ -85,7 +85,7 @@ def test_the_type_of_an_option_takes_what_the_setting_takes(name, right, wrong):
 
 def test_there_are_no_other_options():
     check_names(pass_options())
-    with pytest.raises(ConfigError, match=r"^there is no option 'g_maks'; the nearest one that there is: g_max$"):
+    with pytest.raises(ConfigError, match=r"^there is no option 'g_maks'; did you mean g_max\?$"):
         check_names(["levels", "g_maks"])
     with pytest.raises(ConfigError, match=r"^there is no option 'zzz'; there are device, converter, "):
         check_names(["zzz"])

@@ -249,8 +249,8 @@ def test_no_option_of_the_mapping_is_one_of_torch():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"granularty": "tile"}, "has an option 'granularty'; the nearest one that there is: granularity"),
-        ({"input_name": ["x"]}, "has an option 'input_name'; the nearest one that there is: input_names"),
+        ({"granularty": "tile"}, "has an option 'granularty'; did you mean granularity?"),
+        ({"input_name": ["x"]}, "has an option 'input_name'; did you mean input_names?"),
         ({"qwertz": 1}, "has an option 'qwertz'"),
     ],
 )

@@ -65,7 +65,7 @@ def test_options_may_stand_in_a_table_of_their_own_and_ask_for_their_default(fol
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"g_maks": 4.0}, "there is no option 'g_maks'; the nearest one that there is: g_max"),
+        ({"g_maks": 4.0}, "there is no option 'g_maks'; did you mean g_max"),
         ({"g_max": "40"}, "g_max: should be a number, but it is '40'"),
         ({"storage": "codes"}, "storage: codes need levels; "),
         ({"config_file": "none.toml"}, "'none.toml' cannot be read: No such file or directory; "),

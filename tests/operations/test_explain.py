@@ -165,6 +165,17 @@ def test_of_a_chip_nothing_is_promised(tmp_path):
     ("arguments", "message"),
     [
         (("stem.weigth",), "no mapped weight is called 'stem.weigth'; did you mean stem.weight"),
+        (
+            ("stem.bias",),
+            (
+                "'stem.bias' is a bias: the node 'node_conv2d' (Conv) adds it to the product with the weight "
+                "'stem.weight'. It is not mapped, since it multiplies no input; 'handoff --bias-rows' can put it into "
+                "rows of the arrays; name the weight instead"
+            ),
+        ),
+        (("val_6",), "'val_6' is a constant that the node 'node_Reshape_7' (Reshape) reads. It is not mapped, since"),
+        (("image",), "'image' is an input of the model, not a weight"),
+        (("relu_2",), "'relu_2' is no weight: the node 'node_relu_2' (Relu) computes it at run time"),
         (("stem.weight", 9, 0), "has no row 9: it is 1 of 9 inputs (rows) by 16 outputs (columns), counted from 0"),
         (("stem.weight", 0, -1), "has no column -1"),
         (("stem.weight", 3), "an element has a row (input) and a column (output); give both, or neither"),
@@ -192,6 +203,14 @@ def test_the_command_says_the_same(tmp_path):
     run = subprocess.run([*command, "--levels", "16", "--json"], capture_output=True, text=True, check=True)
     found = explain_weight(CNN, "hidden.weight", 3, 5, geometry=ArrayGeometry(16, 16), levels=16)
     assert json.loads(run.stdout) == json.loads(json.dumps(found.to_json()))
+
+
+@pytest.mark.parametrize("number", ["-1", "-12"])
+def test_a_negative_row_is_refused_in_one_line(number):
+    command = [sys.executable, "-m", "onnx_gconv", "explain", str(CNN), "hidden.weight", number, "5"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = f"onnx-gconv: '{number}' is no row or column: rows and columns are counted from 0\n"
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", said)
 
 
 def test_an_original_whose_data_is_missing_is_the_one_that_is_named(tmp_path):

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv.operations.operations import inspect_model, map_model, restore_model
+from onnx_gconv.passes import MapConductances
 from onnx_gconv.verification import verify
 
 FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
@@ -215,3 +216,14 @@ def test_weights_of_20_db_and_more_carry_none(write, normal):
     report = map_model(model, levels=64)
     assert report.mapped[0].loss.sqnr_db > 20
     assert "Warning" not in text_of(report)
+
+
+def test_a_note_on_several_weights_is_said_of_each_of_them(parse):
+    model = parse(
+        "g (uint8[2,8] x) => (int32[2,4] y, int32[2,4] z) { y = MatMulInteger(x, W) z = MatMulInteger(x, V) }",
+        W=np.arange(32, dtype=np.int8).reshape(8, 4),
+        V=np.arange(1, 33, dtype=np.int8).reshape(8, 4),
+    )
+    report = MapConductances(quantized="dequantized")(model).report
+    said = "its codes are mapped, not the numbers that they stand for: the op itself reads the codes"
+    assert f"each of 2 weights ('W', 'V'): {said}" in text_of(report)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
+from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs, not_finite
 from onnx_gconv.runtime.inputs import (
     FALLBACK_SIZES,
     InputSpec,
@@ -27,6 +27,7 @@ from onnx_gconv.runtime.inputs import (
     parse_value,
     read_input_specs,
 )
+from onnx_gconv.runtime.stored_arrays import StoredArray
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -414,6 +415,31 @@ def test_bfloat16_survives_the_file(tmp_path: Path) -> None:
 
     assert found.dtype == ml_dtypes.bfloat16
     assert found.tolist() == [1.5, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("array", "place"),
+    [
+        (np.array([[0, 1], [2, -np.inf]], np.float16), "-inf at [1, 1]"),
+        (np.array([0, np.nan], ml_dtypes.bfloat16), "nan at [1]"),
+        (np.array(np.inf), "inf at []"),
+    ],
+)
+def test_the_first_element_that_is_not_finite_is_named(array: np.ndarray[Any, Any], place: str) -> None:
+    finite = {"words": np.array(["nan"]), "ids": np.arange(3), "none": np.empty((0, 2)), "x": np.ones(2)}
+
+    assert not_finite(finite) is None
+    assert not_finite({**finite, "y": array}) == f"the input 'y' is {place}; replace it by a number"
+
+
+def test_elements_of_a_stored_array_are_looked_at_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_gconv.runtime.given_inputs._LOOKED_AT_ONCE", 64)
+    x = np.zeros((100, 3), np.float32)
+    x[77, 1] = np.nan
+    x.tofile(tmp_path / "x")
+    stored = StoredArray(tmp_path / "x", 0, x.shape, x.dtype, read_as=lambda rows: rows, source="x")
+
+    assert not_finite({"x": stored}) == "the input 'x' is nan at [77, 1]; replace it by a number"
 
 
 def test_any_rank_is_taken_where_the_model_says_none(tmp_path: Path) -> None:

@@ -327,10 +327,10 @@ def test_the_picture_has_a_line_for_each_candidate(lab):
     ("text", "message"),
     [
         ("", r"'c.toml': there are no candidates; write \[\[candidates\]\] and name = \"...\" above what each of them"),
-        ('devise = "pcm"', r"'c.toml', line 1: devise: unknown key; the nearest one that there is: device"),
+        ('devise = "pcm"', r"'c.toml', line 1: devise: unknown key; did you mean device"),
         (
             '[[candidates]]\nname = "a"\nmapping = { level = 4 }',
-            r"'c.toml', line 3: candidates\[0\].mapping.level of 'a': unknown key; the nearest one that there is: le",
+            r"'c.toml', line 3: candidates\[0\].mapping.level of 'a': unknown key; did you mean le",
         ),
         (
             '[[candidates]]\nname = "a"\n[[candidates]]\nname = "a"\nrepeats = 2',

@@ -158,13 +158,16 @@ def test_a_trial_is_the_chip_that_is_written(mapped, tmp_path, mapping, compensa
         assert float(session.run(None, {"x": x})[0].sum(dtype=np.float64)) == pytest.approx(value, rel=1e-6)
 
 
+OF_COLUMNS = "--granularity channel or --granularity tile-channel --tile ROWSxCOLUMNS"
+
+
 @pytest.mark.parametrize(
     ("mapping", "compensation", "kind", "remedy"),
     [
-        ({}, "column", "tensor", "channel or tile-channel"),
-        ({}, "tile", "tensor", "tile"),
-        (CHANNEL, "tile", "channel", "tile"),
-        (TILE, "column", "tile", "channel or tile-channel"),
+        ({}, "column", "tensor", OF_COLUMNS),
+        ({}, "tile", "tensor", "--granularity tile --tile ROWSxCOLUMNS"),
+        (CHANNEL, "tile", "channel", "--granularity tile --tile ROWSxCOLUMNS"),
+        (TILE, "column", "tile", OF_COLUMNS),
     ],
 )
 def test_a_mapping_without_such_scales_is_refused(mapped, mapping, compensation, kind, remedy):
@@ -173,7 +176,7 @@ def test_a_mapping_without_such_scales_is_refused(mapped, mapping, compensation,
         program(path, compensation)
     assert str(raised.value).endswith(
         f"the weight 'W' has one scale for each {kind}, so that drift cannot be compensated for each {compensation}; "
-        f"map with --granularity {remedy}, or compensate it globally"
+        f"map with {remedy} ('simulate' takes it with a plain model), or compensate it globally"
     )
     assert not path.with_name(f"{compensation}.onnx").exists()
 

@@ -197,7 +197,7 @@ def test_labels_are_looked_at_before_samples_are_unpacked(digits, tmp_path, monk
     with np.load(digits / "stored.npz") as data:
         np.savez(tmp_path / "in.npz", pixels=data["pixels"], labels=labels)
     monkeypatch.setattr(given_inputs, "stored_array", None)
-    with pytest.raises(gconv.ConfigError, match=r"there are 3 labels for 450 samples|the labels 'labels' are float32"):
+    with pytest.raises(gconv.ConfigError, match=r"there are 3 labels 'labels' for|the labels 'labels' are float32"):
         simulate(digits / "mapped.onnx", inputs=tmp_path / "in.npz", labels="labels")
 
 

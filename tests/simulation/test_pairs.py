@@ -23,6 +23,7 @@ from onnx_gconv.passes import MapConductances
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.simulation import program_model, simulate
+from onnx_gconv.simulation.bench import RANDOM_INPUTS
 from onnx_gconv.simulation.chips import simulated_tensor
 from onnx_gconv.simulation.chips.simulated_tensor import SimulatedOfPairs, SimulatedTensor, in_memory
 from onnx_gconv.simulation.chips.streams import ChipStreams
@@ -194,7 +195,7 @@ def test_weights_that_are_scaled_otherwise_than_in_the_fit_are_noted(files, tmp_
         "of 180 \u00b5S; 2 of 2 weights are mapped otherwise, such as 'W'; map with --granularity channel --g-max 180"
     )
     assert program_model(mapped, tmp_path / "chip.onnx", "pcm-afm2025").notes == (note,)
-    assert simulate(mapped, "pcm-afm2025", times=["0s"], repeats=1).notes == (note,)
+    assert simulate(mapped, "pcm-afm2025", times=["0s"], repeats=1).notes == (RANDOM_INPUTS, note)
 
 
 def test_levels_and_exact_scales_are_single_pairs_too(files, tmp_path):
@@ -211,5 +212,5 @@ def test_a_plain_model_is_mapped_to_the_range_of_the_pairs(files):
     options = {"times": ["0s"], "repeats": 1}
     report = simulate(plain, "pcm-afm2025", mapping={"granularity": "channel"}, **options)
     assert report.times == simulate(mapped, "pcm-afm2025", **options).times
-    [note] = report.notes
+    note, _ = report.notes
     assert "SinglePairConductanceConverter of 0 to 180 \u00b5S" in note

@@ -6,9 +6,11 @@ import errno
 import json
 import math
 import re
+import sys
 
 import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
 
 import onnx_gconv as gconv
@@ -18,6 +20,7 @@ from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.simulation import program_model, simulate
+from onnx_gconv.simulation.bench import RANDOM_INPUTS
 from tests.scheme_choices import CONVERTERS
 
 TIMES = ("0s", "1d")
@@ -77,6 +80,40 @@ def test_weights_of_types_that_no_array_can_feed_are_simulated(parse, normal, tm
     report = simulate(tmp_path / "mapped.onnx", times="0s", repeats=1, inputs=tmp_path / "x.npz", **how)
     assert report.ideal == math.inf
     np.testing.assert_allclose(report.times[0].values, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scales", [(), (6,), (2, 6)], ids=["tensor", "channel", "block"])
+def test_trials_of_dequantized_products_are_those_of_the_chip_in_a_session_that_keeps_inputs(
+    parse, normal, tmp_path, monkeypatch, scales
+):
+    blocks = "block_size = 32, axis = 0" if len(scales) > 1 else "axis = 1"
+    model = parse(
+        f"g (float[5,64] x) => (float[5,6] y) {{ V = DequantizeLinear <{blocks}> (W, s)  y = MatMul(x, V) }}",
+        opsets='"" : 21',
+        W=np.round(40 * normal(64, 6)).clip(-127, 127).astype(np.int8),
+        s=np.abs(normal(*scales, seed=1)).astype(np.float32) + np.float32(0.01),
+    )
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    x = normal(5, 64, seed=2)
+    np.savez(tmp_path / "x.npz", x=x)
+    (tmp_path / "last_outputs.py").write_text(
+        "import numpy as np\ndef of(outputs, labels):\n    np.save('last', outputs['y'])\n    return 0.0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "last_outputs", raising=False)
+    how = {"device": "gaussian", "settings": {"sigma_us": 2.0}, "seed": 4}
+    simulate("mapped.onnx", times="0s", repeats=1, inputs="x.npz", metric="last_outputs:of", **how)
+    program_model("mapped.onnx", "chip.onnx", time="0s", **how)
+    trial, levels = np.load("last.npy"), onnxruntime.GraphOptimizationLevel
+    for level in (levels.ORT_ENABLE_BASIC, levels.ORT_ENABLE_ALL):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # as docs/reference/limits.md
+        [found] = onnxruntime.InferenceSession("chip.onnx", options).run(None, {"x": x})
+        np.testing.assert_allclose(found, trial, rtol=0, atol=2e-6 * np.abs(trial).max())
+    ideal = run_model(tmp_path / "mapped.onnx", {"x": x}, "all")["y"]
+    assert np.abs(trial - ideal).max() > 1e-3 * np.abs(trial).max()  # it is a chip with errors
 
 
 @pytest.mark.parametrize("converter", CONVERTERS)
@@ -149,10 +186,10 @@ def test_an_output_that_no_weight_leads_to_is_noted_and_not_chosen(parse, normal
     options = {"times": ["1d"], "repeats": 2}
     report = simulate(tmp_path / "mapped.onnx", **options)
     assert report.output == "z"
-    [note] = report.notes
+    _, note = report.notes
     assert note.startswith("the metric of each chip equals that of the ideal model; if no mapped weight leads")
     assert f"Note: {note[:60]}" in str(report)
-    assert simulate(tmp_path / "mapped.onnx", output="y", **options).notes == ()
+    assert simulate(tmp_path / "mapped.onnx", output="y", **options).notes == (RANDOM_INPUTS,)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "agreement"])
@@ -409,14 +446,15 @@ def test_labels_and_batches_are_for_inputs_of_ones_own(digits):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.zeros(449, np.int64), "there are 449 labels for 450 samples; there is one for each"),
-        (np.int64(3), "there are 1 labels for 450 samples"),
+        (np.zeros(449, np.int64), "there are 449 labels 'labels' for 450 samples; there is one for each"),
+        (np.int64(3), "there are 1 labels 'labels' for 450 samples"),
         (np.zeros(450), "the labels 'labels' are float64, but classes are integers"),
-        (np.full(450, 10), "a label is 10, but there are scores of the classes 0 to 9"),
-        (np.full(450, -1), "a label is -1, but there are scores of the classes 0 to 9"),
+        (np.full(450, 10), r"data.npz: the labels 'labels': the label at \[0\] is 10 \(and 449 more labels"),
+        (np.full(450, -1), r"the label at \[0\] is -1 .*, but the scores are of the classes 0 to 9"),
+        (np.arange(450) // 45 + (np.arange(450) == 449), r"the label at \[449\] is 10, but the scores"),
         (np.zeros((450, 2), np.int64), r"there are 900 labels for outputs of the shape \[450, 10\]"),
     ],
-    ids=["number", "scalar", "type", "class", "negative", "shape"],
+    ids=["number", "scalar", "type", "class", "negative", "last", "shape"],
 )
 def test_labels_that_do_not_fit(digits, tmp_path, labels, message):
     with np.load(digits / "data.npz") as data:
@@ -429,6 +467,8 @@ def test_generated_inputs_are_those_of_a_seed(digits):
     options = {"times": ["1d"], "repeats": 2, "seed": 3}
     report = simulate(digits / "mapped.onnx", **options)
     assert report.inputs == "generated inputs, seed 3"
+    assert report.notes == (RANDOM_INPUTS,)
+    assert "Note: the inputs are random, so that these figures say little about the accuracy" in str(report)
     assert (report.metric, report.samples) == ("sqnr", 1)
     assert simulate(digits / "mapped.onnx", **options) == report
 
@@ -563,6 +603,20 @@ def test_outputs_that_are_no_numbers_are_no_good_figures(digits, tmp_path, metri
         simulated(digits, inputs=tmp_path / "nan.npz", metric=metric)
 
 
+def test_the_input_that_is_not_finite_is_named(digits, tmp_path):
+    with np.load(digits / "data.npz") as data:
+        pixels, labels = data["pixels"][:8], data["labels"][:8]
+    pixels[3, 2] = np.inf
+    np.savez(tmp_path / "inf.npz", pixels=pixels, labels=labels)
+    for batch in (None, 2):  # in one run, and in several
+        with pytest.raises(gconv.ConfigError) as found:
+            simulated(digits, inputs=tmp_path / "inf.npz", batch=batch)
+        assert str(found.value) == (
+            "the output 'logits' has elements that are no numbers (NaN); "
+            f"{tmp_path / 'inf.npz'}: the input 'pixels' is inf at [3, 2]; replace it by a number"
+        )
+
+
 def test_a_metric_that_ends_python_or_changes_labels_is_an_error(digits, tmp_path, monkeypatch):
     (tmp_path / "odd_metrics.py").write_text(
         "import sys\ndef ends(o, l):\n    sys.exit(0)\ndef changes(o, l):\n    l += 1\n    return 0.0\n"
@@ -675,7 +729,7 @@ def test_each_rule_of_a_plain_model_is_named(digits, tmp_path):
         '[[overrides]]\nweight = "hidden1*"\nconverter = "single-device"\ndevice = {g_max = 20.0}\n'
     )
     report = simulate(model_path("digits_mlp.onnx"), config=tmp_path / "gconv.toml", times="0s", repeats=1)
-    [note] = report.notes
+    note, _ = report.notes
     rules = "SingleDeviceConductanceConverter of 9 to 20 \u00b5S, SinglePairConductanceConverter of 0 to 25 \u00b5S"
     assert note == f"mapped in memory: 3 weights, {rules}"
 

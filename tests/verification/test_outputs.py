@@ -337,6 +337,32 @@ def test_infinities_of_the_same_sign_pass_and_of_the_other_fail(tmp_path: Path) 
     assert fails(compare(linear.original, linear.changed(flipped)))
 
 
+def test_inputs_of_nan_are_named(tmp_path: Path) -> None:
+    linear = Linear(tmp_path)
+    given = {"x": np.full((2, 16), np.nan, np.float32)}
+    np.savez(tmp_path / "nan.npz", **given)
+
+    for inputs, file in ((given, ""), (tmp_path / "nan.npz", f"{tmp_path / 'nan.npz'}: ")):
+        not_compared = compare(linear.original, linear.mapped(), inputs=inputs).not_compared
+        assert str(not_compared).endswith(f"; {file}the input 'x' is nan at [0, 0]; replace it by a number")
+
+
+def test_elements_of_which_only_the_places_are_compared_are_told(tmp_path: Path) -> None:
+    linear = Linear(tmp_path)
+    x = np.ones((5, 16), np.float32)
+    x[3, 2] = np.nan
+    report = compare(linear.original, linear.mapped(), inputs={"x": x})
+
+    assert report.passed
+    [note] = report.notes
+    assert note == (
+        "of output 'y' only the places of 8 of 40 elements were compared, which are NaN or infinite in both models: "
+        "the input 'x' is nan at [3, 2]; replace it by a number"
+    )
+    x[3, 2] = 1
+    assert compare(linear.original, linear.mapped(), inputs={"x": x}).notes == ()
+
+
 def test_outputs_of_nan_alone_are_reported_as_not_compared(tmp_path: Path) -> None:
     linear = Linear(tmp_path, tail=[node("Mul", ["h", "nan"], ["y"])], nan=np.float32(np.nan))
     report = compare(linear.original, linear.mapped())

@@ -514,3 +514,31 @@ def test_the_temporary_folder_is_removed_when_the_verification_fails_or_is_inter
 def test_nothing_is_left_in_the_temporary_folder_after_a_verification(original, mapped, temporary):
     verify(original, mapped)
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("external_data", [False, True])
+@pytest.mark.parametrize("options", [{}, {"levels": 16}], ids=["floats", "levels"])
+def test_weights_are_compared_if_the_data_of_other_tensors_is_missing_but_the_report_does_not_pass(
+    tmp_path, options, external_data
+):
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["x"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    ends = [graphs.value("ids", 7, ["n"])], [graphs.value("y", 1)]
+    absent = graphs.external_tensor("table", (100, 32), "table.bin")
+    onnx.save(graphs.model(nodes, *ends, [absent, *graphs.tensors({"w": array(32, 32)})]), tmp_path / "in.onnx")
+    mapped = map_model(tmp_path / "in.onnx", external_data=external_data, **options).output
+    found = verify(tmp_path / "in.onnx", mapped)
+    [weight] = found.weights
+    assert weight.passed
+    why = (
+        f"'{tmp_path / 'in.onnx'}': the data file 'table.bin' of the tensor 'table' is not there, so that the model "
+        "cannot be run; copy the data file there"
+    )
+    assert found.outputs.not_compared == why
+    assert found.problems == (f"outputs were to be compared, but were not: {why}",)
+    assert not found.passed
+    array(100, 32, seed=1).tofile(tmp_path / "table.bin")
+    assert verify(tmp_path / "in.onnx", mapped).passed
+    if external_data:
+        (tmp_path / f"{mapped.name}.data").unlink()
+        with pytest.raises(ModelError, match=r"in.gconv.onnx': external data of tensor 'w.g_plus' cannot be read"):
+            verify(tmp_path / "in.onnx", mapped)

@@ -291,6 +291,7 @@ def test_every_mapped_weight_is_compared_in_the_order_of_the_manifest():
 def test_a_weight_that_the_original_lacks_is_a_problem():
     (found,) = compare(model_of(other=array()), mapped_from(model_of(w=array())))
     assert found.problem == "the original has no weight of this name; is it the model that was mapped?"
+    assert found.bound is None
     assert errors(found) == (None, None, None, False)
     assert not found.passed
 

@@ -31,8 +31,13 @@ def set_initializer(model, name, array):
         ({"K": 72}, "reads bytes of [5, 2, 16], but N = 5, K = 72, bits = 4, block_size = 32 need [5, 3, 16]"),
         ({"N": 6}, "reads bytes of [5, 2, 16], but N = 6, K = 64, bits = 4, block_size = 32 need [6, 2, 16]"),
         ({"bits": 8}, "reads bytes of [5, 2, 16], but N = 5, K = 64, bits = 8, block_size = 32 need [5, 2, 32]"),
-        ({"block_size": 0}, "says N = 5, K = 64, bits = 4, block_size = 0"),
-        ({"K": -64}, "says N = 5, K = -64, bits = 4, block_size = 32"),
+        ({"block_size": 0}, "says N = 5, K = 64, bits = 4, block_size = 0, but block_size has to be at least 1"),
+        ({"K": 0}, "says N = 5, K = 0, bits = 4, block_size = 32, but K has to be at least 1"),
+        (
+            {"block_size": 15},
+            "says N = 5, K = 64, bits = 4, block_size = 15, but a block of 60 bits does not fill whole bytes",
+        ),
+        ({"K": -64}, "says N = 5, K = -64, bits = 4, block_size = 32, but K has to be at least 1"),
     ],
 )
 def test_bytes_that_are_not_those_of_the_attributes_are_not_decoded(attributes, message):

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnx_gconv.cli.mapping_configuration import mapping_configuration
-from onnx_gconv.cli.mapping_flags import MappingFlags, takes_mapping_flags
+from onnx_gconv.cli.mapping_flags import MappingFlags, MappingFlagsCommand, takes_mapping_flags
 from onnx_gconv.cli.options import Debug, Json, Model, Quiet
 from onnx_gconv.cli.output import print_report
+from onnx_gconv.errors import ConfigError
 
-__all__ = ["explain"]
+__all__ = ["ExplainCommand", "explain"]
+
+# Of click or of typer's own copy of click; see app.py.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class ExplainCommand(MappingFlagsCommand):
+    """The command `explain`, which tells that a row or column is negative, while click looks for an option ``-1``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - of click, or of typer's copy of it
+        """Parse the arguments; refuse a negative row or column by its name."""
+        try:
+            parsed: list[str] = super().parse_args(ctx, list(args))  # which empties the list
+        except _UsageError as error:
+            option = getattr(error, "option_name", "")
+            number = next((text for text in args if re.fullmatch(r"-[0-9]+", text) and text.startswith(option)), None)
+            if not option or number is None:
+                raise
+            raise ConfigError(f"'{number}' is no row or column: rows and columns are counted from 0") from None
+        return parsed
 
 
 @takes_mapping_flags

@@ -15,6 +15,7 @@ from onnx_gconv.cli.measurement_options import (
     LimitsFlag,
     RelativeTolerance,
     ToleranceFlag,
+    UnitFlag,
     Updates,
 )
 from onnx_gconv.cli.options import (
@@ -101,6 +102,7 @@ def readback(
     tolerance_relative: RelativeTolerance = None,
     limits: LimitsFlag = None,
     failed_cells: FailedCellsFlag = "target",
+    unit: UnitFlag = None,
     as_if_measured: AsIfMeasured = False,
     original: Annotated[
         Path | None,
@@ -212,6 +214,7 @@ def readback(
             tolerance_relative=tolerance_relative,
             limits=None if limits is None else parse_limits(limits),
             failed_cells=failed_cells,
+            unit=unit,
             as_if_measured=as_if_measured,
             pictures=pictures,
             mem_states=mem_states,

@@ -14,6 +14,7 @@ from onnx_gconv.cli.measurement_options import (
     LimitsFlag,
     RelativeTolerance,
     ToleranceFlag,
+    UnitFlag,
     Updates,
 )
 from onnx_gconv.cli.options import Debug, Json, Quiet
@@ -61,6 +62,7 @@ def targets(
     tolerance_relative: RelativeTolerance = None,
     limits: LimitsFlag = None,
     failed_cells: FailedCellsFlag = "target",
+    unit: UnitFlag = None,
     as_if_measured: AsIfMeasured = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an older table.", rich_help_panel=_FILES)
@@ -84,6 +86,7 @@ def targets(
             tolerance_relative=tolerance_relative,
             limits=None if limits is None else parse_limits(limits),
             failed_cells=failed_cells,
+            unit=unit,
             as_if_measured=as_if_measured,
             overwrite=overwrite,
             progress=progress,

@@ -21,7 +21,7 @@ from onnx_gconv.errors import BundleError
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measured.measurements import MeasuredArray, Measurements
+from onnx_gconv.handoff.measured.measurements import MeasuredArray, Measurements, ReadingUnit
 from onnx_gconv.handoff.readback_report import LayerReadback, TileReadback
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 from onnx_gconv.tensors.streamed import worker_count
@@ -29,11 +29,16 @@ from onnx_gconv.tensors.streamed import worker_count
 # Readings this close to their targets, as a part of the largest target, were not measured but copied.
 _WRITTEN_DIGITS = 1e-6
 
+# Readings may be in siemens if the largest one is below this part of the largest target. In siemens, numbers are 1e-6
+# of those in µS; 1e-3 leaves room for a device that conducts far less than its target.
+_LOOKS_LIKE_SIEMENS = 1e-3
+
 __all__ = [
     "compared_layers",
     "measured_values",
-    "note_targets",
+    "note_readings",
     "of_another_model",
+    "refuse_siemens",
     "refuse_targets",
     "require_readings",
     "tile_errors",
@@ -108,7 +113,7 @@ class _Comparison:
                 f"tile {tile.id} of {record.quoted} has other targets than those that were handed off",
             )
         difference, devices = np.zeros(arrays.tile.shape), {}
-        largest, never_written, only_zeros = 0.0, [], []
+        never_written, only_zeros = [], []
         rearranged: dict[Arrangement, Evidence] = {}
         for number, (device, targets) in enumerate(zip(record.devices, arrays.conductances, strict=True)):
             found = self.measurements.array(record, tile, number)
@@ -118,10 +123,9 @@ class _Comparison:
             if found is None and self.measurements.is_created(tile, number):
                 never_written.append(tile.conductances[number].key)
             if found is not None:
-                note_targets(self.measurements, tile.conductances[number].key, found, targets)
+                note_readings(self.measurements, tile.conductances[number].key, found, targets)
             if found is not None and errors is not None and figures.measured:
                 highest = float(np.fmax.reduce(found.conductances, axis=None))
-                largest = max(largest, highest)
                 partner = next((other for pair in record.pairs for other in _partners(pair, number)), None)
                 swapped = None if partner is None else arrays.conductances[partner]
                 for name, evidence in evidence_of_rearrangement(targets, errors, swapped).items():
@@ -140,16 +144,14 @@ class _Comparison:
             grid=tile.grid,
             devices=devices,
             weights=WeightErrors.of(difference),
-            largest_target_us=max(float(targets.max()) for targets in arrays.conductances),
-            largest_measured_us=largest,
             never_written=tuple(never_written),
             only_zeros=tuple(only_zeros),
             rearranged=rearranged,
         )
 
 
-def note_targets(measurements: Measurements, key: str, found: MeasuredArray, targets: NDArray[Any]) -> None:
-    """Record in `measurements` whether an array of readings equals its targets, as exactly as files write them.
+def note_readings(measurements: Measurements, key: str, found: MeasuredArray, targets: NDArray[Any]) -> None:
+    """Record in `measurements` how large readings are, and whether they equal their targets as files write them.
 
     No chip is that exact: readings and targets may differ by 1e-6 of the largest target, as in a table of decimals.
 
@@ -157,20 +159,24 @@ def note_targets(measurements: Measurements, key: str, found: MeasuredArray, tar
     rounds.
 
     Args:
-        measurements: The measurements; its `arrays_compared` and `equal_to_targets` are updated.
+        measurements: The measurements; its `largest_us`, `arrays_compared` and `equal_to_targets` are updated.
         key: The key of the array.
         found: The readings, after all rounds.
         targets: The targets in µS, [inputs, outputs].
     """
-    readings, updated = found.conductances, found.is_updated
-    is_own = ~np.isnan(readings) if updated is None else ~np.isnan(readings) & ~updated
-    if not is_own.any():
-        return
-    measurements.arrays_compared += 1
-    distance = float(np.abs(readings[is_own].astype(np.float64) - targets[is_own]).max())
-    if distance <= _WRITTEN_DIGITS * float(targets.max()):
-        measurements.equal_to_targets.append(key)
-        measurements.targets_are_rounded |= distance > 0
+    for is_later, cells in found.parts:
+        readings, wanted = found.conductances[cells].astype(np.float64), targets[cells]
+        if not readings.size:
+            continue
+        reading, target = measurements.largest_us.get(is_later, (0.0, 0.0))
+        measurements.largest_us[is_later] = max(reading, float(readings.max())), max(target, float(wanted.max()))
+        if is_later:
+            continue
+        measurements.arrays_compared += 1
+        distance = float(np.abs(readings - wanted).max())
+        if distance <= _WRITTEN_DIGITS * float(targets.max()):
+            measurements.equal_to_targets.append(key)
+            measurements.targets_are_rounded |= distance > 0
 
 
 def require_readings(measurements: Measurements, layers: Sequence[LayerReadback]) -> None:
@@ -211,6 +217,27 @@ def refuse_targets(measurements: Measurements, *, is_accepted: bool) -> None:
             "give what was measured on the chip, or accept the targets as measurements with --as-if-measured "
             "(as_if_measured=True)"
         )
+
+
+def refuse_siemens(measurements: Measurements, unit: ReadingUnit | None) -> None:
+    """Refuse readings that are far too small for µS: in siemens, they would give a chip that conducts nothing.
+
+    Args:
+        measurements: The measurements, after all arrays were compared.
+        unit: The unit that was given; with ``uS``, readings are taken as they are.
+
+    Raises:
+        BundleError: If the largest reading of the first file, or of later rounds, is below a thousandth of the largest
+            target of the cells that were read.
+    """
+    for is_later, (reading, target) in measurements.largest_us.items():
+        if unit != "uS" and 0 < reading < _LOOKS_LIKE_SIEMENS * target:
+            files = measurements.files[1:] if is_later else measurements.files[:1]
+            raise BundleError(
+                f"{' and '.join(map(repr, map(str, files)))}: the largest reading is {reading:.3g} µS, but targets of "
+                f"the cells that were read go up to {target:.3g} µS. If readings are in siemens, give --unit S "
+                "(unit='S'), or write µS into a table; if they are in µS, give --unit uS (unit='uS')"
+            )
 
 
 def _partners(pair: tuple[int, int], device: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_gconv.errors import BundleError
+from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.arrays import ArrayReader, ArraysKind, ElsewhereError, read_arrays
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import default_bundle_path
@@ -24,10 +24,17 @@ __all__ = [
     "FailedCells",
     "MeasuredArray",
     "Measurements",
+    "ReadingUnit",
+    "check_choices",
     "open_measurements",
 ]
 
 FailedCells: TypeAlias = Literal["target", "measured"]
+
+ReadingUnit: TypeAlias = Literal["uS", "S"]
+"""The unit of measured arrays: µS, or siemens, which are converted. Tables are always in µS, as their column says."""
+
+_US_PER_SIEMENS = 1e6
 
 MEASURED_FILES: dict[ArraysKind, str] = {"hdf5": "measured.h5", "npz": "measured.npz"}
 
@@ -47,7 +54,8 @@ class MeasuredArray:
     """The measured conductances of one device of a tile.
 
     Attributes:
-        conductances: In µS, [inputs, outputs], with the dtype of the file; NaN for cells that keep their target.
+        conductances: In µS, [inputs, outputs], with the dtype of the file, or float64 if they were in siemens; NaN for
+            cells that keep their target.
         is_failed: Which cells the mask marks as failed (not programmed or not read), [inputs, outputs]; None without a
             mask.
         is_updated: Which cells were measured again in a later round, [inputs, outputs]; None without a later round.
@@ -61,6 +69,14 @@ class MeasuredArray:
     def failed(self) -> int:
         """Number of cells that the mask marks as failed."""
         return 0 if self.is_failed is None else int(np.count_nonzero(self.is_failed))
+
+    @property
+    def parts(self) -> Iterator[tuple[bool, NDArray[np.bool_]]]:
+        """Which cells have a reading of the first file (False), and which have one of a later round (True)."""
+        is_read = ~np.isnan(self.conductances)
+        yield False, is_read if self.is_updated is None else is_read & ~self.is_updated
+        if self.is_updated is not None:
+            yield True, is_read & self.is_updated
 
     def updated(self, later: MeasuredArray) -> MeasuredArray:
         """Replace the readings of cells that a later round has measured again."""
@@ -87,6 +103,14 @@ class _Reading:
     written: NDArray[np.bool_] | None
 
 
+def check_choices(failed_cells: FailedCells, unit: ReadingUnit | None) -> None:
+    """Raise ConfigError if one of the options has another value than those of its type."""
+    if failed_cells not in {"target", "measured"}:
+        raise ConfigError(f"failed cells keep their 'target' or count as 'measured', but not '{failed_cells}'")
+    if unit not in {None, "uS", "S"}:
+        raise ConfigError(f"readings are in 'uS' or in 'S', siemens, but not in '{unit}'")
+
+
 def open_measurements(
     path: Path,
     *,
@@ -95,6 +119,7 @@ def open_measurements(
     mapped: Path | None,
     limits: tuple[float, float] | None,
     failed_cells: FailedCells,
+    unit: ReadingUnit | None,
     watched: WatchedFiles,
 ) -> Measurements:
     """Open measured conductances and the manifest of their bundle.
@@ -107,6 +132,7 @@ def open_measurements(
         mapped: The file of the model that was handed off; None if the model is not in a file.
         limits: The lowest and highest conductance that is accepted as a measurement, in µS; None for a default.
         failed_cells: Whether cells that a mask marks as failed keep their ``target``, or count as ``measured``.
+        unit: The unit of measured arrays; None for µS, unless they look like siemens.
         watched: The files that are read are added to it, to detect changes while they are read.
 
     Raises:
@@ -136,6 +162,7 @@ def open_measurements(
                 manifest,
                 limits=limits,
                 failed_cells=failed_cells,
+                unit="uS" if its_kind == "csv" else unit,
                 is_round=number > 0 or its_kind == "csv",
             )
             found.append(opened.enter_context(measurements))
@@ -162,6 +189,8 @@ class Measurements:
         arrays_compared: Number of arrays with readings that were compared with their targets so far.
         equal_to_targets: Keys of those arrays that equal their targets, bit for bit or rounded.
         targets_are_rounded: Whether one of these arrays holds rounded targets.
+        largest_us: The largest reading so far, and the largest target of cells with a reading, in µS: of this file at
+            False, of later rounds at True.
     """
 
     def __init__(
@@ -173,6 +202,7 @@ class Measurements:
         *,
         limits: tuple[float, float] | None,
         failed_cells: FailedCells,
+        unit: ReadingUnit | None = None,
         is_round: bool = False,
     ) -> None:
         self.path = path
@@ -181,11 +211,13 @@ class Measurements:
         self._reader = reader
         self._limits = limits
         self._uses_failed = failed_cells == "measured"
+        self._unit = unit
         self._is_round = is_round  # then cells without a reading are left as they are, and are no error
         self.updates: tuple[Measurements, ...] = ()
         self.arrays_compared = 0
         self.equal_to_targets: list[str] = []
         self.targets_are_rounded = False
+        self.largest_us: dict[bool, tuple[float, float]] = {}
         try:
             self.unused_keys: tuple[str, ...] = self._unused()
         except BaseException:
@@ -241,7 +273,7 @@ class Measurements:
         values, written = self._read(key, tile, shape)
         if values is None:
             return None
-        self._check_type(values, key)
+        values = self._in_us(values, key)
         success = self._mask(key, tile, shape, is_needed=True)
         is_read = ~np.isnan(values)
         for mask in (written, None if self._uses_failed else success):
@@ -263,7 +295,7 @@ class Measurements:
                 missing = "is missing; add it" if written is None else "was never written; write it"
                 raise BundleError(f"'{self.path}': '{key}{_SUCCESS}' is there, but the array '{key}' {missing}")
             return MeasuredArray(np.full(shape, np.nan), ~success)
-        self._check_type(values, key)
+        values = self._in_us(values, key)
         if written is not None:
             values = np.where(written, values, values.dtype.type(np.nan))
         if success is None:
@@ -273,11 +305,13 @@ class Measurements:
         self._check(_Reading(values, is_wanted, written), layer, tile, device)
         return MeasuredArray(np.where(is_wanted, values, values.dtype.type(np.nan)), ~success)
 
-    def _check_type(self, values: NDArray[Any], key: str) -> None:
+    def _in_us(self, values: NDArray[Any], key: str) -> NDArray[np.floating[Any]]:
+        """The values of an array of the file in µS; siemens are converted to float64."""
         if values.dtype.kind != "f":
             raise BundleError(
                 f"'{self.path}': array '{key}' is {values.dtype}, but conductances are floating-point numbers in µS"
             )
+        return values.astype(np.float64) * _US_PER_SIEMENS if self._unit == "S" else values
 
     def is_created(self, tile: TileRecord, device: int) -> bool:
         """Whether the file has an array for a device of a tile, even if nothing was written to it."""
@@ -318,7 +352,8 @@ class Measurements:
             )
         raise BundleError(
             f"'{self.path}': {cell} is {found:g} µS, out of the range {low:g} .. {high:g} µS{others}; give "
-            "conductances in µS, or a wider range with --limits LOW..HIGH (limits=(low, high))"
+            "conductances in µS, or a wider range with --limits LOW..HIGH (limits=(low, high)); --unit S (unit='S') "
+            "converts siemens"
         )
 
     def _read(

@@ -24,9 +24,15 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import Bundle, open_bundle
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import PlacementRecord
-from onnx_gconv.handoff.measured.compared_tiles import note_targets, refuse_targets
+from onnx_gconv.handoff.measured.compared_tiles import note_readings, refuse_siemens, refuse_targets
 from onnx_gconv.handoff.measured.limits import check_limits, tolerance_of
-from onnx_gconv.handoff.measured.measurements import FailedCells, Measurements, open_measurements
+from onnx_gconv.handoff.measured.measurements import (
+    FailedCells,
+    Measurements,
+    ReadingUnit,
+    check_choices,
+    open_measurements,
+)
 from onnx_gconv.handoff.measured.readings_table import READING
 from onnx_gconv.handoff.rounds.targets_report import ListedLayer, TargetsReport
 
@@ -54,6 +60,7 @@ def write_targets(
     tolerance_relative: float | None = None,
     limits: tuple[float, float] | None = None,
     failed_cells: FailedCells = "target",
+    unit: ReadingUnit | None = None,
     as_if_measured: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -82,6 +89,8 @@ def write_targets(
             range g_min to g_max, widened by a quarter of its width on either side.
         failed_cells: What happens to cells that a mask marks as failed: ``target`` ignores their readings, ``measured``
             uses them.
+        unit: The unit of measured arrays: ``uS``, or ``S`` for siemens, which are converted. If None, they are taken
+            for µS, but refused if they look like siemens. Tables are in µS, as their column says.
         as_if_measured: Accept a file that holds the targets of the bundle themselves, which is refused otherwise.
         overwrite: Replace an older table.
         progress: Called with the step ("targets"), the amount done and the total amount.
@@ -97,8 +106,7 @@ def write_targets(
     if readings is None and updates:
         raise ConfigError("updates are later rounds of measurements; give those, too")
     check_limits(limits)
-    if failed_cells not in {"target", "measured"}:
-        raise ConfigError(f"failed cells keep their 'target' or count as 'measured', but not '{failed_cells}'")
+    check_choices(failed_cells, unit)
     folder, given = Path(bundle), tolerance_of(tolerance_us, tolerance_relative)
     target = default_table_path(folder) if output is None else Path(output)
     watched = WatchedFiles()
@@ -114,6 +122,7 @@ def write_targets(
                     mapped=None,
                     limits=limits,
                     failed_cells=failed_cells,
+                    unit=unit,
                     watched=watched,
                 )
             )
@@ -134,6 +143,7 @@ def write_targets(
                 watched.check()
                 if found is not None:
                     refuse_targets(found, is_accepted=as_if_measured)
+                    refuse_siemens(found, unit)
         except FileExistsError:
             raise ConfigError(
                 f"'{target}' exists; choose another name, or replace it with --overwrite (overwrite=True)"
@@ -295,7 +305,7 @@ class _Table:
         found = None if measurements is None else measurements.array(tile.layer.record, tile.record, device)
         if measurements is None or found is None:
             return np.full(targets.shape, np.nan)
-        note_targets(measurements, tile.record.conductances[device].key, found, targets)
+        note_readings(measurements, tile.record.conductances[device].key, found, targets)
         return found.conductances.astype(np.float64)
 
 

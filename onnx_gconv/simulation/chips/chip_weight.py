@@ -55,6 +55,11 @@ SLICE = 1 << 16
 wait for the interpreter lock more often."""
 
 _SCALES_FOR: dict[str, tuple[str, ...]] = {"tile": ("tile",), "column": ("channel", "tile_channel")}
+_OPTIONS = {
+    "tile": "--granularity tile --tile ROWSxCOLUMNS",
+    "channel": "--granularity channel",
+    "tile_channel": "--granularity tile-channel --tile ROWSxCOLUMNS",
+}
 
 
 @dataclass(frozen=True)
@@ -145,10 +150,11 @@ def check_compensation(record: WeightRecord, compensation: DriftCompensation) ->
     """Raise ConfigError if drift is compensated for each tile or column, but the weight has no scale for each."""
     needed = _SCALES_FOR.get(compensation)
     if needed is not None and record.granularity not in needed:
-        how = " or ".join(each.replace("_", "-") for each in needed)
+        how = " or ".join(_OPTIONS[each] for each in needed)
         raise ConfigError(
             f"the weight {record.quoted} has one scale for each {record.granularity.replace('_', '-')}, so that drift "
-            f"cannot be compensated for each {compensation}; map with --granularity {how}, or compensate it globally"
+            f"cannot be compensated for each {compensation}; map with {how} ('simulate' takes it with a plain "
+            "model), or compensate it globally"
         )
 
 

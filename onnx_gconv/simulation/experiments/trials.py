@@ -80,16 +80,17 @@ def report_of(
         with_layers: Whether there are trials of single layers.
     """
     chips, samples, metric = experiment.chips, experiment.samples, experiment.metric
+    bounds = metric.bounds
     times = []
     for each in seconds:
         values = tuple(found[Trial(k, each).key] for k in range(repeats))
-        times.append(SimulatedTime(each, values, spread_of(values)))
+        times.append(SimulatedTime(each, values, spread_of(values, bounds)))
     layers = []
     for number, weight in enumerate(experiment.weights if with_layers else ()):
         values = tuple(found[Trial(k, seconds[-1], number).key] for k in range(repeats))
         record = weight.mapped.record
-        layer = SimulatedLayer(record.name, record.graph, seconds[-1], values, spread_of(values), record.known_as)
-        layers.append(layer)
+        spread = spread_of(values, bounds)
+        layers.append(SimulatedLayer(record.name, record.graph, seconds[-1], values, spread, record.known_as))
     said = scaling_notes([weight.mapped for weight in experiment.weights], chips)
     return SimulationReport(
         mapped=experiment.source,

@@ -7,7 +7,7 @@ Runtime 1.32 on the CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -281,10 +281,10 @@ def _nbits(outputs: str, default_block: int = 0) -> Callable[[ir.Node, Sequence[
         attributes = node.attributes
         bits, block = attributes.get_int("bits", _DEFAULT_BITS), attributes.get_int("block_size", default_block)
         rows, columns = attributes.get_int(outputs, 0), attributes.get_int("K", 0)
-        if min(bits, block, rows, columns) < 1 or block * bits % _BYTE_BITS:
-            raise WrongPackingError(
-                f"{node_label(node)} says {outputs} = {rows}, K = {columns}, bits = {bits}, block_size = {block}"
-            )
+        said = {outputs: rows, "K": columns, "bits": bits, "block_size": block}
+        if (why := _impossible(said, bits * block)) is not None:
+            numbers = ", ".join(f"{name} = {number}" for name, number in said.items())
+            raise WrongPackingError(f"{node_label(node)} says {numbers}, but {why}")
         wanted = (rows, math.ceil(columns / block), block * bits // _BYTE_BITS)
         if tuple(shape) != wanted:
             raise WrongPackingError(
@@ -295,6 +295,13 @@ def _nbits(outputs: str, default_block: int = 0) -> Callable[[ir.Node, Sequence[
         return BlockLayout(Packing(bits, (rows, columns), wanted), block)
 
     return layout
+
+
+def _impossible(said: Mapping[str, int], block_bits: int) -> str | None:
+    """Why no matrix can have numbers that a node says, and blocks of so many bits; None if one can."""
+    if small := [name for name, number in said.items() if number < 1]:
+        return f"{small[0]} has to be at least 1"
+    return f"a block of {block_bits} bits does not fill whole bytes" if block_bits % _BYTE_BITS else None
 
 
 def _nbits_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
@@ -318,10 +325,11 @@ def _adapter(index: int) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
         rows, columns = (
             (rank, node.attributes.get_int("K", 0)) if index == _DOWN else (node.attributes.get_int("N", 0), rank)
         )
-        if min(bits, block, rows, columns) < 1 or block * bits % _BYTE_BITS:
+        sizes = {"the number of outputs": rows, "the number of inputs": columns}
+        if (why := _impossible({**sizes, "lora_bits": bits, "lora_block_size": block}, bits * block)) is not None:
             raise WrongPackingError(
                 f"{node_label(node)} says {rows} outputs and {columns} inputs of input {index}, lora_bits = {bits}, "
-                f"lora_block_size = {block}"
+                f"lora_block_size = {block}, but {why}"
             )
         wanted = (rows, math.ceil(columns / block), block * bits // _BYTE_BITS)
         if tuple(shape) != wanted:

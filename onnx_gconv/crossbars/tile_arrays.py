@@ -24,9 +24,8 @@ from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["TileArrays", "as_stored", "block_with_bias", "digest", "first_out_of_range", "little_endian", "tile_arrays"]
 
-# Cells that are read at once, over all devices: 8 MiB of float32. The tiles that are cut from them need as much again.
-# With half as many, a hand-off takes a fifth longer.
-_BLOCK_CELLS = 1 << 21
+# Cells that are read at once, over all devices: 6 MiB of float32. The tiles that are cut from them need as much again.
+_BLOCK_CELLS = 3 << 19
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,9 +70,9 @@ class LayerWriter:
             self._store(key, array, {**what, "device": device, "unit": "uS", "range": self._range})
         for key, device, array in zip(keys[len(devices) :], devices, arrays.codes or (), strict=False):
             self._store(key, array, {**what, "device": device, "unit": "number of the level"})
-        found = [ArrayRecord(key=key, sha256=sha) for key, sha in zip(keys, arrays.digests, strict=True)]
+        found = [ArrayRecord.of_valid(key=key, sha256=sha) for key, sha in zip(keys, arrays.digests, strict=True)]
         grid = layer.scale_grid
-        self._tiles[tile.number] = TileRecord(
+        self._tiles[tile.number] = TileRecord.of_valid(
             id=name,
             matrix=tile.matrix,
             grid=tile.grid,
@@ -83,7 +83,7 @@ class LayerWriter:
             conductances=tuple(found[: len(devices)]),
             codes=None if arrays.codes is None else tuple(found[len(devices) :]),
             placements=tuple(
-                PlacementRecord(
+                PlacementRecord.of_valid(
                     array=item.array,
                     devices=item.devices,
                     avoided_rows=item.avoided_rows,

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -63,6 +64,20 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 class _Record(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def of_valid(cls, **values: Any) -> Self:  # noqa: ANN401 - of any fields
+        """A record of values that need no check, for records of which there are many thousands.
+
+        All records of a class share the set of the names of their fields. A set for each takes more memory than the
+        values.
+        """
+        return cls.model_construct(_fields_set=_names_of_fields(cls), **values)
+
+
+@functools.cache
+def _names_of_fields(record: type[_Record]) -> set[str]:
+    return set(record.model_fields)
 
 
 class FileRecord(_Record):

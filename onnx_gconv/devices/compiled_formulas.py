@@ -69,7 +69,7 @@ def uniform_of_splitmix64(key: np.uint64, radii: _Floats, angles: _Floats, unit:
     """Compiled form of `normal_numbers.uniform`; the lower half of a word comes first, as on little-endian machines."""
     words = radii.size // 2
     for i in range(words):
-        word = _word(key + np.uint64(i) * _STEP)
+        word = np.uint64(_word(key + np.uint64(i) * _STEP))
         radii[2 * i] = (np.float32(word & _LOW) + _HALF) * unit
         radii[2 * i + 1] = (np.float32(word >> _32) + _HALF) * unit
     for i in range(words):

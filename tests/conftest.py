@@ -18,9 +18,11 @@ OPTIMIZATIONS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 
-# Examples have no deadline: a shared machine may stall for a moment. Each run tries other examples.
-hypothesis.settings.register_profile("onnx_gconv", hypothesis.settings(), deadline=None, max_examples=60)
-hypothesis.settings.register_profile("long", hypothesis.settings(), deadline=None, max_examples=1000)
+# Examples have no deadline, and the time to generate them no limit: a shared machine may stall for a moment. Each run
+# tries other examples.
+UNTIMED = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("onnx_gconv", UNTIMED, max_examples=60)
+hypothesis.settings.register_profile("long", UNTIMED, max_examples=1000)
 hypothesis.settings.load_profile("onnx_gconv")
 
 

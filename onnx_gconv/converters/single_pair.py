@@ -113,7 +113,9 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
     def check_chunk(self, weights: FloatArray, scaling: Scaling) -> str | None:
         """Why this chunk cannot be converted exactly with this scaling; None if it can."""
         factor = operand(scaling.scale, weights.dtype)
-        with np.errstate(under="ignore"):
+        # NumPy 1.26 fills up the last vector register with ones, and warns of an overflow of 1 / factor, which is no
+        # result.
+        with np.errstate(over="ignore", under="ignore"):
             lost = np.flatnonzero((weights * factor) / factor != weights)
         if not lost.size:
             return None

@@ -273,6 +273,7 @@ class TestExact:
     @example(np.array([1e-45, -1e-45, 1e-40, 1.0], np.float32), (25.0, 0.0))
     @example(np.array([5e-324, 1.0]), (25.0, 0.0))
     @example(np.array([1e-45, 1000.0], np.float32), (25.0, 0.0))
+    @example(np.full(17, 4.2535306e37, np.float32), (0.25, 0.0))
     def test_weights_come_back_bit_by_bit_or_are_refused_for_a_value_that_cannot(self, weights, range_us):
         converter = SinglePairConductanceConverter(*range_us, exact=True)
         scaling = converter.scaling(weight_statistics([weights]), weights.dtype)
@@ -285,7 +286,8 @@ class TestExact:
             assert f"the value {float(unreachable[0]):g}," in str(refusal.value)
             return
         g_plus, g_minus, _ = converted(converter, weights)
-        rebuilt = converter.decoding(scaling).decode([g_plus, g_minus], weights.dtype)
+        with np.errstate(over="ignore"):  # of NumPy 1.26, for ones that it adds to the last vector
+            rebuilt = converter.decoding(scaling).decode([g_plus, g_minus], weights.dtype)
         assert np.asarray(rebuilt).tobytes() == weights.tobytes()
 
     @given(ordinary_arrays(), ranges_us(g_min_is_zero=True))

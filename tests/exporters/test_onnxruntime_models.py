@@ -70,8 +70,12 @@ class Calibration(CalibrationDataReader):
 
 
 def digits_model(name: str, folder: Path, *, with_matmul: bool = False) -> Path:
-    """A model of the digits; its Gemm nodes become MatMul and Add if asked for."""
+    """A model of the digits; its Gemm nodes become MatMul and Add if asked for.
+
+    It states no shapes of values: older releases of ONNX Runtime transpose weights, but not the shapes that are stated.
+    """
     model = ONNXModel(onnx.load(model_path(f"{name}.onnx")))
+    del model.model.graph.value_info[:]
     if with_matmul:
         model.replace_gemm_with_matmul()
         model.topological_sort()

@@ -271,7 +271,8 @@ def qlinear_matmul(c: LayerContext) -> Activation:
 def _quantization(c: LayerContext, dtype: np.dtype, factor: float = 1.0) -> list[str]:
     """A scale and a zero point."""
     scale = np.float32(c.choices.uniform(0.5, 1.0) / 128 * factor)
-    return [c.graph.constant(scale, "scale"), c.graph.constant(c.random_array((), dtype) // 8, "zero_point")]
+    zero = (c.random_array((), dtype) // 8).astype(dtype)  # NumPy 1 makes int64 of it
+    return [c.graph.constant(scale, "scale"), c.graph.constant(zero, "zero_point")]
 
 
 def qdq(c: LayerContext) -> Activation:

@@ -169,8 +169,9 @@ def test_the_text_names_the_converter_with_its_range(tmp_path):
 def test_the_text_names_the_written_files_with_their_sizes(tmp_path):
     report = map_model(write(tmp_path / "in.onnx", shape=(512, 512)), external_data=True)
     small, large = report.files
-    assert f"{small} ({small.stat().st_size / 1024:.1f} KiB)" in str(report).replace("\n", " ")
-    assert f"{large} (2.0 MiB)" in str(report).replace("\n", " ")
+    text = " ".join(str(report).split())  # where lines are broken depends on the length of the path
+    assert f"{small} ({small.stat().st_size / 1024:.1f} KiB)" in text
+    assert f"{large} (2.0 MiB)" in text
 
 
 def test_the_text_can_be_printed_when_the_files_have_gone(tmp_path):

@@ -38,6 +38,10 @@ class Form:
     dtype: type
     accuracy_level: int
 
+    def __str__(self) -> str:
+        dtype = np.dtype(self.dtype).name
+        return f"{self.bits}bits-{self.block}-{self.points}-{self.inputs}-{dtype}-{self.accuracy_level}"
+
 
 GRID = [
     Form(*values)

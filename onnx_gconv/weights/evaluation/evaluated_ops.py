@@ -230,13 +230,19 @@ def evaluated_op(domain: str, op_type: str, opset: int | None) -> tuple[Evaluate
         opset: The version of the domain that the model imports; None if it imports none.
 
     Raises:
-        EvaluationError: If the op is not in the table, or not in this version, or if the installed onnx computes it
-            wrongly.
+        EvaluationError: If the op is not in the table, or not in this version, or if the installed onnx does not know
+            the opset or computes the op wrongly.
     """
     if domain:
         raise EvaluationError(f"{op_type} of the domain '{domain}' is not computed")
     if opset is None:
         raise EvaluationError(f"{op_type} is not computed, as the model imports no version of ai.onnx")
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:  # onnx would give the newest definition that it has, which that opset may have changed
+        raise EvaluationError(
+            f"{op_type} as opset {opset} defines it is not computed, because the installed onnx {onnx.__version__} "
+            f"knows opsets up to {newest}; install a newer onnx"
+        )
     row = EVALUATED_OPS.get(op_type)
     if row is None or not onnx.defs.has(op_type, domain):
         raise EvaluationError(f"{op_type} is not among the ops that are computed")

@@ -78,7 +78,8 @@ def test_the_report_of_the_hand_off_names_the_pictures(handed_off, tmp_path):
     assert all(file.exists() for file in report.files)
     assert report.to_json()["pictures"][1]["files"] == ["L001.png"]
     assert report.to_json()["pictures"][1]["cells_per_pixel"] == [1, 1]
-    assert "out/pictures (2 files)" in "".join(str(report).splitlines())
+    text = "".join(str(report).split())  # where lines are broken depends on the length of the path
+    assert "out/pictures(2files)" in text
     assert "cell by cell" not in str(report)
 
 

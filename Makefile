@@ -32,7 +32,7 @@ NOX := .venv-nox
 PYTHON_312 ?= python3.12
 
 .PHONY: demo test lint format unit wheel-checks release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz docs benchmark-checks \
-	clean environments distributions sbom lock
+	clean environments distributions sbom lock changelog
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -112,6 +112,10 @@ sbom: $(NOX)/.installed
 # Writes requirements-locked.txt anew, with the newest versions and their hashes.
 lock: $(NOX)/.installed
 	$(NOX)/bin/nox --session lock
+
+# Shows what changelog.d adds to CHANGELOG.md; with VERSION=... it writes it there, and removes the files of changelog.d.
+changelog: $(VENV)/.installed-dev
+	$(BIN)/python -m towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version unreleased)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.map

@@ -7,9 +7,11 @@ import json
 import math
 import re
 import sys
+from time import sleep
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
@@ -21,6 +23,8 @@ from onnx_gconv.passes import MapConductances
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.simulation import program_model, simulate
 from onnx_gconv.simulation.bench import RANDOM_INPUTS
+from onnx_gconv.simulation.chips.side_by_side import WeightsOnChips
+from onnx_gconv.simulation.experiments import experiment
 from tests.scheme_choices import CONVERTERS
 
 TIMES = ("0s", "1d")
@@ -39,7 +43,8 @@ def digits(tmp_path_factory):
 
 def simulated(digits, **options):
     with_data = {"inputs": digits / "data.npz", "labels": "labels"}
-    return simulate(digits / "mapped.onnx", **{"times": TIMES, "repeats": 3, "seed": 5, **with_data, **options})
+    model = options.pop("model", digits / "mapped.onnx")
+    return simulate(model, **{"times": TIMES, "repeats": 3, "seed": 5, **with_data, **options})
 
 
 @pytest.mark.parametrize("compensation", ["none", "global"])
@@ -156,6 +161,27 @@ def test_weights_in_bodies_and_of_integers_are_simulated(parse, normal, tmp_path
     outputs = [run_model(tmp_path / name, feeds, "all")["y"].astype(float) for name in ("chip.onnx", "mapped.onnx")]
     expected = 10 * math.log10(np.square(outputs[1]).sum() / np.square(outputs[0] - outputs[1]).sum())
     assert report.times[0].values[1] == pytest.approx(expected, abs=1e-3)
+
+
+def test_threads_read_external_data_without_the_cache_that_they_would_share(digits, tmp_path, monkeypatch):
+    expected = simulated(digits, sensitivity=True)
+    gconv.map_model(model_path("digits_mlp.onnx"), tmp_path / "mapped.onnx", external_data=True)
+    # Two threads that read the same tensor for the first time, each with this method, fail in onnx-ir.
+    monkeypatch.setattr(ir.ExternalTensor, "numpy", lambda _: pytest.fail("a tensor is cached"))
+    found = simulated(digits, sensitivity=True, workers=2, model=tmp_path / "mapped.onnx")
+    assert [each.values for each in found.times] == [each.values for each in expected.times]
+
+
+def test_threads_prepare_the_weights_of_all_chips_once(digits, monkeypatch):
+    made = []
+
+    def slowly(*arguments):
+        made.append(sleep(0.05))
+        return WeightsOnChips(*arguments)
+
+    monkeypatch.setattr(experiment, "WeightsOnChips", slowly)
+    simulated(digits, workers=4)
+    assert len(made) == 1
 
 
 def test_results_do_not_depend_on_workers_batches_and_other_times(digits):

@@ -22,6 +22,7 @@ from onnx_gconv.passes.replace_conductances import divided_scale
 from onnx_gconv.simulation.chips.chip_weight import Chip, absolute_differences, ratios, summed
 from onnx_gconv.simulation.chips.simulated_tensor import SimulatedDevices
 from onnx_gconv.simulation.chips.trial import WeightOnChips
+from onnx_gconv.tensors.streamed import all_elements
 
 __all__ = ["WeightsOnChips"]
 
@@ -106,7 +107,7 @@ class _SideBySide:
         decoding = weights[0].decoding
         self._devices = range(len(decoding.coefficients))
         self._targets = np.concatenate(
-            [weight.targets[device].numpy().reshape(-1) for device in self._devices for weight in weights]
+            [all_elements(weight.targets[device]).reshape(-1) for device in self._devices for weight in weights]
         )
         sizes = [math.prod(record.shape) for record in self._records]
         ends = np.cumsum(sizes).tolist()

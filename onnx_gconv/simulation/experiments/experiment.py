@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,9 @@ from onnx_gconv.simulation.samples import SampleArray, Samples
 __all__ = ["Experiment", "Trial", "identity_of_chips", "identity_of_data"]
 
 _HASHED_AT_ONCE = 1 << 24  # bytes
+
+# From Python 3.12 on, each thread that asks for a cached property at the same time computes it.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ class Experiment:
         """
         chip = self.chips.chip(trial.repeat, trial.seconds)
         if trial.layer is None:
-            weights = self._together.on(chip)
+            with _ONE_AT_A_TIME:
+                together = self._together
+            weights = together.on(chip)
         else:
             weights = [
                 weight.on(chip) if trial.layer == number else weight.ideal()

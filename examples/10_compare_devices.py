@@ -28,7 +28,7 @@ for candidate in comparison.candidates:
 print("best after a day:", *comparison.best(86400.0))
 
 # Output:
-# PCM: 0.9613 ± 0.0051
-# PCM, compensated: 0.9600 ± 0.0027
-# ReRAM: 0.9724 ± 0.0012
+# PCM: 0.9658 ± 0.0025
+# PCM, compensated: 0.9644 ± 0.0016
+# ReRAM: 0.9720 ± 0.0020
 # best after a day: ReRAM

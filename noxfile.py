@@ -59,7 +59,7 @@ BEYOND_THE_OLDEST_RUNTIME = (
     # 1.29, for an attribute of sliding windows
     *("gemma2_sliding", "a_cache_that_the_model_does_not_fill", "an_error_in_what_the_model_does_fill"),
     "simulation_does_not_count_it_either",
-    "gives_what_onnxruntime_gives[QuantizeLinear]",  # 1.30: before, float16 is cut off in place of rounded
+    "gives_what_onnxruntime_gives[QuantizeLinear]",  # 1.32 from opset 23 on, else 1.30: float16 is cut off before
 )
 
 # The oldest onnx computes OneHot and ScatterElements wrongly, which is refused, and lacks an attribute of

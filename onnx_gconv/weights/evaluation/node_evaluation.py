@@ -49,7 +49,8 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[NodeValue], opset: int 
     """Compute the outputs of a node.
 
     ONNX's reference implementation computes them in the type of the inputs. For float16 and bfloat16 they are computed
-    in float32 and rounded once, as in ONNX Runtime.
+    in float32 and rounded once, as in ONNX Runtime; from opset 23 on, QuantizeLinear divides in the type of its scale,
+    as in ONNX Runtime 1.32.
 
     Args:
         node: The node.

@@ -27,6 +27,8 @@ __all__ = ["Spool", "SpooledTensor", "become_file"]
 
 _Arrays = TypeVar("_Arrays", bound=tuple[NDArray[Any], ...])
 
+_LEAST_BYTES = 1 << 14
+
 
 class Spool:
     """A temporary file without a name, which the system deletes at the end of the ``with`` block or of the process.
@@ -56,24 +58,26 @@ class Spool:
             self._file.close()
 
     def kept(self, tensor: StreamedTensor) -> StreamedTensor:
-        """Wrap a tensor so that only its first read computes it; read the result within the ``with`` block only."""
-        if self._file is None:
+        """Wrap a tensor so that only its first read computes it; read the result within the ``with`` block only.
+
+        Small tensors are returned as they are: they are computed again in no time, and a model may hold them itself,
+        where `become_file` takes the tensors of a data file only.
+        """
+        if self._file is None or tensor.nbytes < _LEAST_BYTES:
             return tensor
         with self._lock:
             place, self._end = self._end, self._end + tensor.size * tensor.dtype.numpy().itemsize
         return SpooledTensor(tensor, self, self._file.fileno(), place)
 
     def name(self, path: Path) -> bool:
-        """Give the file a name that no other file has; False if the system cannot do so."""
-        if (
-            self._file is None or sys.byteorder != "little"
-        ):  # data files are little-endian, and this one is as the machine
+        """Give the file a name that no other file has; False if the system cannot do so, or has big-endian numbers."""
+        if self._file is None or sys.byteorder != "little":
             return False
         number = self._file.fileno()
         try:
             # With `src_dir_fd`, which does not matter for an absolute path, Python follows the link to the file.
             os.link(f"/proc/self/fd/{number}", path, src_dir_fd=number, follow_symlinks=True)
-        except (OSError, NotImplementedError):
+        except (OSError, NotImplementedError):  # no /proc, no such links, or the file was made with a name
             return False
         return True
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import numpy_helper
 
 import onnx_gconv as gconv
 from onnx_gconv.devices.base_device import BaseDeviceModel, Devices
@@ -19,6 +20,8 @@ from onnx_gconv.mapping.located import ModelValues, locate
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import CheckMapping, MapConductances
 from onnx_gconv.simulation import program_model
+from onnx_gconv.tensors.spooled import Spool
+from tests.graphs import chain_model, tensors
 from tests.scheme_choices import CONVERTERS, GRANULARITIES
 
 LAYERS = "g (float[2,9] x) => (float[2,4] y) { h = MatMul(x, W) a = Relu(h) y = Gemm <transB = 1> (a, V, b) }"
@@ -213,6 +216,34 @@ def test_large_tensors_lie_beside_the_model(tmp_path):
     gconv.map_model(model_path("digits_mlp.onnx"), tmp_path / "mapped.onnx")
     report = program_model(tmp_path / "mapped.onnx", tmp_path / "chip.onnx", external_data=True)
     assert [file.name for file in report.files] == ["chip.onnx", "chip.onnx.data"]
+
+
+@pytest.mark.parametrize("compensation", ["none", "global"])
+def test_a_temporary_file_becomes_the_data_file_beside_small_weights(tmp_path, monkeypatch, compensation):
+    rng = np.random.default_rng(0)
+    shapes = {"large": (90, 100), "small": (100, 3), "tiny": (3, 2), "last": (2, 5000)}
+    onnx.save(
+        chain_model(*tensors({name: rng.normal(size=shape) for name, shape in shapes.items()})), tmp_path / "m.onnx"
+    )
+    gconv.map_model(tmp_path / "m.onnx", tmp_path / "mapped.onnx")
+    named, name = [], Spool.name
+    options = {"seed": 3, "time": "1d", "external_data": True, "drift_compensation": compensation}
+
+    def counted(spool, path):
+        named.append(name(spool, path))
+        return named[-1]
+
+    monkeypatch.setattr(Spool, "name", counted)
+    program_model(tmp_path / "mapped.onnx", tmp_path / "chip.onnx", **options)
+    assert named == [True]
+    monkeypatch.setattr(Spool, "name", lambda *_: False)
+    program_model(tmp_path / "mapped.onnx", tmp_path / "copied.onnx", **options)
+    chip, copied = (
+        {item.name: numpy_helper.to_array(item) for item in onnx.load(tmp_path / file).graph.initializer}
+        for file in ("chip.onnx", "copied.onnx")
+    )
+    assert chip.keys() == copied.keys()
+    assert all(np.array_equal(array, copied[key]) for key, array in chip.items())
 
 
 def test_progress_is_told(files, tmp_path):

@@ -145,7 +145,7 @@ def test_a_file_with_other_tensors_is_copied(tmp_path, stored):
     stored[2].numpy()
     assert become_file(path, stored[:2]) == {}  # one is not wanted
     with Spool(tmp_path) as other:
-        elsewhere = other.kept(Counted(numbers(size=3)))
+        elsewhere = other.kept(Counted(numbers()))
         elsewhere.numpy()
         assert become_file(path, [*stored, elsewhere]) == {}
     assert not path.exists()
@@ -176,11 +176,18 @@ def test_where_a_temporary_file_cannot_be_named_it_is_copied(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["data"]  # noqa: PTH208 - hidden files, too
 
 
+def test_small_tensors_are_not_kept(tmp_path):
+    tensor = Counted(numbers(size=100))
+    with Spool(tmp_path) as spool:
+        assert spool.kept(tensor) is tensor
+        assert spool.end == 0
+
+
 def test_the_sources_are_those_of_the_tensor(tmp_path):
     class Of(Counted):
         sources = ("source",)
 
     with Spool(tmp_path) as spool:
-        kept = spool.kept(Of(numbers(size=3)))
+        kept = spool.kept(Of(numbers()))
         assert isinstance(kept, SpooledTensor)
         assert kept.sources == ("source",)

@@ -76,6 +76,24 @@ def test_a_chip_of_any_scheme_is_verified_and_restored(files, run, tmp_path, con
     assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("compensation", ["none", "global"])
+@pytest.mark.parametrize("g_min", [0.0, 5.0])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_the_errors_are_those_of_the_weights_of_the_chip(files, tmp_path, g_min, compensation, granularity):
+    converter = gconv.SinglePairConductanceConverter(25.0, g_min)
+    scheme = gconv.MappingScheme(converter, granularity=GRANULARITIES[granularity])
+    _, mapped = files(scheme)
+    options = {"time": "1mo", "seed": 2, "drift_compensation": compensation}
+    report = program_model(mapped, tmp_path / "chip.onnx", "pcm", **options)
+    before, after = weights(mapped), weights(tmp_path / "chip.onnx")
+    for found in report.weights:
+        ideal = before[found.name].astype(np.float64)
+        errors = after[found.name] - ideal
+        assert found.max_abs_error == pytest.approx(np.abs(errors).max(), rel=1e-4)
+        assert found.rms_error == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-4)
+        assert found.sqnr_db == pytest.approx(10 * np.log10(np.sum(ideal**2) / np.sum(errors**2)), abs=1e-3)
+
+
 @pytest.mark.parametrize("storage", ["float", "codes"])
 def test_levels_are_those_of_the_targets_and_devices_are_none(files, tmp_path, storage):
     scheme = gconv.MappingScheme(

@@ -102,7 +102,8 @@ class ModelSession:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - the runtime's errors have no common base class
             raise RuntimeRefusal("load", str(error)) from None
-        # Kept, because this call takes as long as a run of a small model.
+        # Kept, because these calls take as long as a run of a small model.
+        self._specs: tuple[InputSpec, ...] | None = None
         self._names = [output.name for output in self._session.get_outputs()]
         self._lacking = [each.name for each in self._session.get_outputs() if each.type == "tensor(bfloat16)"]
         self._run_options = onnxruntime.RunOptions()
@@ -121,7 +122,9 @@ class ModelSession:
         Raises:
             ConfigError: An input is of a type that cannot be fed from an array.
         """
-        return read_input_specs(self._session)
+        if self._specs is None:
+            self._specs = read_input_specs(self._session)
+        return self._specs
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Run the model and return its outputs by name.

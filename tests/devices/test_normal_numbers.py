@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from onnx_gconv.devices import normal_numbers
-from onnx_gconv.devices.normal_numbers import MOST_SIDE_BY_SIDE, SideBySide, from_normal, normal
+from onnx_gconv.devices.normal_numbers import MOST_SIDE_BY_SIDE, SideBySide, _key, from_normal, normal
 
 COUNT = 1_000_000
 
@@ -62,6 +62,8 @@ def test_the_outermost_uniform_numbers_give_finite_ones(monkeypatch):
     monkeypatch.setattr(normal_numbers, "_counters", lambda _: inverse_of_splitmix64(words))
 
     class Zero:
+        bit_generator = None
+
         def bytes(self, count):
             return bytes(count)
 
@@ -131,3 +133,10 @@ def test_arrays_side_by_side_are_small_and_in_single_precision():
         SideBySide((MOST_SIDE_BY_SIDE, 1), np.random.default_rng)
     with pytest.raises(TypeError, match=r"in single precision only, not in float64$"):
         normal(np.empty(3), SideBySide((3,), np.random.default_rng))
+
+
+@pytest.mark.parametrize("bits", [np.random.SFC64, np.random.PCG64, np.random.MT19937, np.random.Philox])
+def test_a_generator_of_any_kind_gives_a_key_of_64_bits(bits):
+    one, other = (np.random.Generator(bits(3)) for _ in range(2))
+    assert _key(one) == int.from_bytes(other.bytes(8), "little")
+    assert one.bit_generator.random_raw() == other.bit_generator.random_raw()

@@ -30,10 +30,10 @@ SETTINGS = {
 SHAPES = {"a": (3, 5), "b": (5, 7), "large": (7, 4700), "c": (4700, 1), "d": (1, 4)}
 
 
-def weights_on_chips(device, **options):
+def weights_on_chips(device, shapes=SHAPES, **options):
     """The weights of a model, among which is one that is too large to share."""
     rng = np.random.default_rng(0)
-    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     model = ir.from_proto(chain_model(*tensors(weights)))
     MapConductances(**{"g_max": device.g_max, "g_min": device.g_min, **options})(model)
     return [WeightOnChips(weight) for weight in target_weights(model, "simulated", "simulate")]
@@ -60,7 +60,7 @@ def test_weights_are_what_they_are_alone(name):
         assert_equal(together.on(chip), [weight.on(chip) for weight in weights])
 
 
-@pytest.mark.parametrize(
+WAYS = pytest.mark.parametrize(
     ("compensation", "options"),
     [
         ("none", {"converter": gconv.NPairConductanceConverter([1, 3])}),
@@ -69,11 +69,39 @@ def test_weights_are_what_they_are_alone(name):
         ("tile", {"granularity": Granularity("tile", (4, 4))}),
     ],
 )
+
+
+@WAYS
 def test_scales_of_any_granularity_are_compensated_alike(compensation, options):
     device = device_model("pcm")
     weights = weights_on_chips(device, **options)
     chip = chips_of(device, {}, 0, compensation).chip(2, DAY)
     assert_equal(WeightsOnChips(weights, device).on(chip), [weight.on(chip) for weight in weights])
+
+
+@WAYS
+def test_several_chips_are_what_each_is_alone(compensation, options):
+    device = device_model("pcm")
+    weights = weights_on_chips(device, {name: SHAPES[name] for name in "abcd"}, **options)
+    together = WeightsOnChips(weights, device)
+    chips = chips_of(device, {}, 0, compensation)
+    devices = sum(target.size for weight in weights for target in weight.targets)
+    assert together.most_chips == 65536 // devices > 2
+    # The same chips at another time, fewer chips, and others.
+    for repeats, seconds in (((4, 0, 2), 0.0), ((4, 0, 2), DAY), ((4, 0), 1.0), ((0, 4), 1.0)):
+        some = [chips.chip(repeat, seconds) for repeat in repeats]
+        for found, chip in zip(together.on_each(some), some, strict=True):
+            assert_equal(found, [weight.on(chip) for weight in weights])
+
+
+def test_chips_are_computed_one_by_one_if_a_weight_is_too_large_to_share():
+    device = device_model("pcm")
+    weights = weights_on_chips(device)
+    together = WeightsOnChips(weights, device)
+    assert together.most_chips == 1
+    chips = [chips_of(device, {}, 0, "global").chip(repeat, DAY) for repeat in range(2)]
+    for found, chip in zip(together.on_each(chips), chips, strict=True):
+        assert_equal(found, [weight.on(chip) for weight in weights])
 
 
 def test_as_many_weights_share_arrays_as_there_is_room_for():

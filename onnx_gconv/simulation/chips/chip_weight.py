@@ -34,6 +34,7 @@ __all__ = [
     "check_pairs",
     "difference_us",
     "drift_factor",
+    "needs_grid",
     "pair_of",
     "ratios",
     "simulated_tensors",
@@ -224,6 +225,11 @@ def summed(
         return np.array([absolute.sum()])
     reduced, groups = grid.reduced(np.add, absolute, start)
     return np.bincount(groups, reduced, grid.count).astype(np.float64, copy=False)
+
+
+def needs_grid(records: Iterable[WeightRecord], compensation: DriftCompensation) -> bool:
+    """Whether `summed` may give several sums for one of these weights: each scale has a sum of its own."""
+    return any(_grid_of(record, compensation) is not None for record in records)
 
 
 def _grid_of(record: WeightRecord, compensation: DriftCompensation) -> ScaleGrid | None:

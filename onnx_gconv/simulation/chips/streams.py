@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,8 @@ class _Hashed(ISeedSequence):
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:  # noqa: ANN401 - NumPy's signature
         """The first words of the digest."""
-        return np.frombuffer(self._digest, np.dtype(dtype).newbyteorder("<"))[:n_words].astype(dtype)
+        words = np.frombuffer(self._digest, dtype)[:n_words]
+        return words if sys.byteorder == "little" else words.byteswap()
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import queue
+import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 from onnx_gconv.errors import ConfigError
@@ -54,16 +56,38 @@ class ThreadExecutor:
         self._workers = workers
 
     def values(self, experiment: Experiment, trials: Sequence[Trial]) -> Generator[tuple[Trial, float]]:
-        """The metric of each trial, in the order of the trials."""
-        if self._workers == 1:
-            yield from ((trial, experiment.value(trial)) for trial in trials)
+        """The metric of each trial, as soon as it is known."""
+        if not trials:
             return
+        lots = experiment.lots(trials, self._workers)
+        if self._workers == 1:
+            for lot in lots:
+                yield from experiment.values(lot)
+            return
+        stopped = threading.Event()
+        found: queue.SimpleQueue[tuple[Trial, float] | Future[None]] = queue.SimpleQueue()
+
+        def compute(lot: Sequence[Trial]) -> None:
+            for item in experiment.values(lot):
+                found.put(item)
+                if stopped.is_set():
+                    return
+
         with ThreadPoolExecutor(self._workers) as executor:
             try:
-                yield from zip(trials, executor.map(experiment.value, trials), strict=True)
-            except BaseException:
+                for lot in lots:
+                    executor.submit(compute, lot).add_done_callback(found.put)
+                left = len(lots)
+                while left:
+                    item = found.get()
+                    if isinstance(item, Future):
+                        item.result()
+                        left -= 1
+                    else:
+                        yield item
+            finally:
+                stopped.set()
                 executor.shutdown(cancel_futures=True)
-                raise
 
 
 @contextlib.contextmanager

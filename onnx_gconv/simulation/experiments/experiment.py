@@ -88,21 +88,66 @@ class Experiment:
         Raises:
             ConfigError: If the device model or the metric fails, or the model does not run.
         """
+        [(_, value)] = self.values([trial])
+        return value
+
+    def values(self, lot: Sequence[Trial]) -> Iterator[tuple[Trial, float]]:
+        """The metric of each trial of a lot of `lots`, as soon as it is known. The values are those of `value`.
+
+        Raises:
+            ConfigError: See `value`.
+        """
+        if lot[0].layer is not None:
+            for trial in lot:
+                yield trial, self._metric(self._with_one_layer(trial))
+            return
+        by_time: dict[float, list[Trial]] = {}
+        for trial in lot:
+            by_time.setdefault(trial.seconds, []).append(trial)
+        for trials in by_time.values():
+            chips = [self.chips.chip(trial.repeat, trial.seconds) for trial in trials]
+            for trial, weights in zip(trials, self._together.on_each(chips), strict=True):
+                yield trial, self._metric(weights)
+
+    def lots(self, trials: Sequence[Trial], workers: int) -> Sequence[Sequence[Trial]]:
+        """Cut trials into lots that take less time together. A lot has the trials of a few chips at all their times.
+
+        Args:
+            trials: The trials; those of one chip follow each other.
+            workers: How many lots are computed at once. Lots are so small that there is one for each worker.
+        """
+        chips = len({trial.repeat for trial in trials if trial.layer is None})
+        most = max(min(self._together.most_chips, -(-chips // workers)), 1)
+        lots: list[list[Trial]] = []
+        repeats: set[int] = set()
+        for trial in trials:
+            if trial.layer is not None or not repeats or (trial.repeat not in repeats and len(repeats) == most):
+                lots.append([])
+                repeats = set()
+            lots[-1].append(trial)
+            if trial.layer is None:
+                repeats.add(trial.repeat)
+        return lots
+
+    def _with_one_layer(self, trial: Trial) -> list[NDArray[Any]]:
+        """The weights of a model of which only one weight is on the chip."""
         chip = self.chips.chip(trial.repeat, trial.seconds)
-        if trial.layer is None:
-            with _ONE_AT_A_TIME:
-                together = self._together
-            weights = together.on(chip)
-        else:
-            weights = [
-                weight.on(chip) if trial.layer == number else weight.ideal()
-                for number, weight in enumerate(self.weights)
-            ]
+        return [
+            weight.on(chip) if trial.layer == number else weight.ideal() for number, weight in enumerate(self.weights)
+        ]
+
+    def _metric(self, weights: Sequence[NDArray[Any]]) -> float:
+        """The metric of the model with some weights."""
         reference = self.ideal if self.reference is None else self.reference
         return self.metric.of(self.bench.run(weights, self.samples), self.samples, reference)
 
-    @cached_property
+    @property
     def _together(self) -> WeightsOnChips:
+        with _ONE_AT_A_TIME:
+            return self._made_together
+
+    @cached_property
+    def _made_together(self) -> WeightsOnChips:
         return WeightsOnChips(self.weights, self.chips.model)
 
     def fingerprint(self, trial: Trial) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -22,11 +24,22 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 from onnx_gconv.tensors.streamed import worker_count
 
-__all__ = ["TileArrays", "as_stored", "block_with_bias", "digest", "first_out_of_range", "little_endian", "tile_arrays"]
+__all__ = [
+    "BlockMemory",
+    "TileArrays",
+    "as_stored",
+    "block_with_bias",
+    "digest",
+    "first_out_of_range",
+    "little_endian",
+    "tile_arrays",
+]
 
-# Cells that are read at once, over all devices: 8 MiB of float32. The tiles that are cut from them need as much again.
+# Cells of the tiles that are cut at once, over all devices: 8 MiB of float32. A block of one device is read at a time.
 # With three quarters or half of it, a hand-off takes a fifth longer.
 _BLOCK_CELLS = 1 << 21
+
+_ALIGNMENT = 16  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +59,42 @@ class TileArrays:
     digests: tuple[str, ...]
 
 
-def tile_arrays(layer: Layer, executor: Executor) -> Iterator[TileArrays]:
+class BlockMemory:
+    """Memory for the arrays of blocks of tiles. Memory to which no array refers any more is used again.
+
+    Without it, the C library keeps a few blocks for each thread that allocates some, instead of using them again.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[NDArray[np.uint8]] = []
+        self._unused = 0
+        self._lock = threading.Lock()
+
+    def empty(self, size: int) -> NDArray[np.uint8]:
+        """An array of `size` bytes with arbitrary content."""
+        with self._lock:
+            for number in range(len(self._arrays)):
+                if sys.getrefcount(self._arrays[number]) <= self._unused:  # a view of an array counts, too
+                    if self._arrays[number].size < size:
+                        self._arrays[number] = np.empty(size, np.uint8)
+                    return self._arrays[number][:size]
+            self._arrays.append(np.empty(size, np.uint8))
+            self._unused = sys.getrefcount(self._arrays[-1])  # measured, because it differs between interpreters
+            return self._arrays[-1][:size]
+
+
+def tile_arrays(layer: Layer, executor: Executor, memory: BlockMemory | None = None) -> Iterator[TileArrays]:
     """Yield the arrays of all tiles of a layer; `executor` reads and cuts a few blocks of tiles at the same time.
+
+    Args:
+        layer: The layer.
+        executor: Reads and cuts.
+        memory: Where the arrays go. Give the same to the calls for several layers, so that they share it.
 
     Raises:
         ModelError: If external data cannot be read, or a conductance is out of the range of the device.
     """
+    memory = BlockMemory() if memory is None else memory
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(MatrixReader(tensor, layer.layout)) for tensor in layer.mapped.stored_tensors]
         jobs: deque[Future[list[TileArrays]]] = deque()
@@ -59,17 +102,24 @@ def tile_arrays(layer: Layer, executor: Executor) -> Iterator[TileArrays]:
         waiting = max(worker_count() - 1, 1) if _tile_cells(layer) <= _BLOCK_CELLS else 0
         try:
             for tiles in _blocks(layer, along_rows=readers[0].fastest == "row"):
-                jobs.append(executor.submit(_cut, layer, readers, tiles))
+                jobs.append(executor.submit(_cut, layer, readers, tiles, memory))
                 if len(jobs) > waiting:
-                    yield from jobs.popleft().result()
+                    yield from _removed(jobs.popleft().result())
             while jobs:
-                yield from jobs.popleft().result()
+                yield from _removed(jobs.popleft().result())
         finally:  # the files are closed next, so wait until no job reads them any more
             for job in jobs:
                 job.cancel()
             for job in jobs:
                 if not job.cancelled():
                     job.exception()
+
+
+def _removed(tiles: list[TileArrays]) -> Iterator[TileArrays]:
+    """Tiles in their order. Each is removed from the list, so that its memory is free once the caller drops it."""
+    tiles.reverse()
+    while tiles:
+        yield tiles.pop()
 
 
 def digest(array: NDArray[Any]) -> str:
@@ -99,23 +149,30 @@ def _tile_cells(layer: Layer) -> int:
     return math.prod(layer.grid.tile(0, 0, 0).shape) * len(layer.record.conductances)
 
 
-def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[TileArrays]:
+def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile], memory: BlockMemory) -> list[TileArrays]:
     first, last = tiles[0], tiles[-1]
     rows, columns = (first.inputs[0], last.inputs[1]), (first.outputs[0], last.outputs[1])
     place = first.matrix, rows, columns
     in_us, is_coded = as_stored(layer), layer.record.levels_of_codes is not None
     conductances: list[list[NDArray[Any]]] = [[] for _ in tiles]
     codes: list[list[NDArray[Any]]] = [[] for _ in tiles]
+    cells, sizes = [math.prod(tile.shape) for tile in tiles], [layer.array_dtype.itemsize]
+    stored_size = readers[0].dtype.itemsize
+    if is_coded:
+        sizes.append(stored_size)
+    size = sum(_aligned(count * each) for count in cells for each in sizes) * len(readers)
+    own = memory.empty(size + sum(cells) * stored_size)
+    place_for, for_block = _Places(own[:size]), own[size:]
     for number, reader in enumerate(readers):  # device by device, so that memory holds one block at a time
-        stored = block_with_bias(layer, number, reader, place)
+        stored = block_with_bias(layer, number, reader, place, for_block)
         block = in_us(stored)  # many tiles at once, because the calls themselves are what a small tile costs
         if _first_out_of_range(layer, block) is not None:
             for tile in tiles:
                 _check_range(layer, tile, number, _part(block, tile, first))
         for index, tile in enumerate(tiles):
-            conductances[index].append(little_endian(_part(block, tile, first)))
+            conductances[index].append(place_for.copy_of(_part(block, tile, first)))
             if is_coded:
-                codes[index].append(little_endian(_part(stored, tile, first)))
+                codes[index].append(place_for.copy_of(_part(stored, tile, first)))
     return [
         TileArrays(
             tile,
@@ -127,8 +184,35 @@ def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[T
     ]
 
 
+def _aligned(size: int) -> int:
+    """A size in bytes, rounded up so that elements of any type may follow."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+class _Places:
+    """Places for arrays in memory, one after the other.
+
+    Args:
+        memory: The memory, [bytes].
+    """
+
+    def __init__(self, memory: NDArray[np.uint8]) -> None:
+        self._left = memory
+
+    def copy_of(self, array: NDArray[Any]) -> NDArray[Any]:
+        """A copy in row-major order, whose elements are little-endian."""
+        place, self._left = self._left[: array.nbytes], self._left[_aligned(array.nbytes) :]
+        copy = place.view(array.dtype.newbyteorder("<")).reshape(array.shape)
+        copy[...] = array
+        return copy
+
+
 def block_with_bias(
-    layer: Layer, device: int, reader: MatrixReader, place: tuple[int, tuple[int, int], tuple[int, int]]
+    layer: Layer,
+    device: int,
+    reader: MatrixReader,
+    place: tuple[int, tuple[int, int], tuple[int, int]],
+    memory: NDArray[np.uint8] | None = None,
 ) -> NDArray[Any]:
     """Read a block of one device's stored elements, with the bias in the rows below the inputs.
 
@@ -137,13 +221,14 @@ def block_with_bias(
         device: Index of the device.
         reader: Reads the stored tensor of the device.
         place: Number of the matrix, the first row and the one after the last, and the same for columns.
+        memory: Memory that the block may use, see `MatrixReader.read`.
 
     Returns:
         Conductances in µS or codes, as the model stores them, [rows, columns].
     """
     inputs, (matrix, rows, columns) = layer.layout.rows, place
     if rows[1] <= inputs or not isinstance(layer.bias_rows, BiasRows):
-        return reader.read(matrix, rows, columns)
+        return reader.read(matrix, rows, columns, memory)
     first, stop = max(rows[0] - inputs, 0), rows[1] - inputs
     bias = layer.bias_rows.stored[device][matrix, first:stop, slice(*columns)]
     if rows[0] >= inputs:

@@ -8,12 +8,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
 
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid, touched_pieces
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
@@ -49,6 +57,7 @@ __all__ = [
     "TileRecord",
     "ValuesRecord",
     "bundle_schema",
+    "manifest_json",
     "read_bundle_manifest",
 ]
 
@@ -493,6 +502,19 @@ class BundleManifest(_Record):
     files: tuple[FileRecord, ...] = Field(description="The other files of the bundle")
     total_arrays: int
     layers: tuple[LayerRecord, ...]
+
+
+def manifest_json(manifest: BundleManifest) -> Iterator[bytes]:
+    """The JSON text of a manifest in UTF-8, layer by layer: the whole text may take as much memory as the records."""
+    without = TypeAdapter(BundleManifest).dump_json(manifest.model_copy(update={"layers": ()}), indent=1)
+    before, after = without.rsplit(b'"layers": []', 1)
+    yield before + b'"layers": ['
+    separator = b"\n  "
+    for layer in manifest.layers:
+        # No value has a line break: JSON writes it as \\n. So each one begins a line, which is indented further.
+        yield separator + TypeAdapter(LayerRecord).dump_json(layer, indent=1).replace(b"\n", b"\n  ")
+        separator = b",\n  "
+    yield (b"\n ]" if manifest.layers else b"]") + after + b"\n"
 
 
 def read_bundle_manifest(folder: Path) -> BundleManifest:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 import onnx_ir as ir
-from pydantic import TypeAdapter
 
 from onnx_gconv.crossbars.chip import Chip, LayerPlacement, placed
 from onnx_gconv.crossbars.defects import read_defects
 from onnx_gconv.crossbars.layers import Layer, layers_of
-from onnx_gconv.crossbars.tile_arrays import tile_arrays
+from onnx_gconv.crossbars.tile_arrays import BlockMemory, tile_arrays
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
@@ -60,6 +59,7 @@ from onnx_gconv.handoff.manifest import (
     FileRecord,
     LayerRecord,
     SourceRecord,
+    manifest_json,
 )
 from onnx_gconv.handoff.model_files import (
     MODEL_FILE,
@@ -421,9 +421,8 @@ def _fill(
         manifest = manifest.model_copy(update={"files": (*manifest.files, *files)})
     readme = _write_readme(job, folder, manifest)
     manifest = manifest.model_copy(update={"files": (*manifest.files, readme)})
-    with (folder / MANIFEST_FILE).open("xb") as file:  # bytes, because text would hold two more copies in memory
-        file.write(TypeAdapter(BundleManifest).dump_json(manifest, indent=1))
-        file.write(b"\n")
+    with (folder / MANIFEST_FILE).open("xb") as file:
+        file.writelines(manifest_json(manifest))
     return manifest, drawn, comparisons
 
 
@@ -449,7 +448,7 @@ def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:
 def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[LayerRecord], list[FileRecord]]:
     """Write all arrays, and return the manifest's records of the layers and of the formats' files of arrays."""
     total = sum(layer.cells for layer in job.layers)
-    done, records = 0, []
+    done, records, memory = 0, [], BlockMemory()
     with ExitStack() as stack:
         file = stack.enter_context(write_arrays(folder / ARRAY_FILES[job.kind], job.kind))
         asking = (form.array_folder(folder) for form in job.formats)
@@ -458,11 +457,12 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
         file.label("", _labels(job))
         for layer, placement in zip(job.layers, job.placements, strict=True):
             writer = LayerWriter(layer, placement, [file, *folders], file)
-            for arrays in tile_arrays(layer, executor):
+            for arrays in tile_arrays(layer, executor, memory):
                 writer.write(arrays)
                 if text is not None:
                     text.write(layer, arrays)
                 done += sum(array.size for array in arrays.conductances)
+                del arrays  # its memory may be used again for the next tile
                 if job.progress is not None:
                     job.progress("conductances", done, total)
             records.append(writer.record())

@@ -66,13 +66,20 @@ class MatrixReader:
         """The index that changes fastest in storage: "column" if a row of the matrix is contiguous, else "row"."""
         return next((axis.role for axis in reversed(self._axes) if axis.role != "matrix"), "column")
 
-    def read(self, matrix: int, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
+    def read(
+        self,
+        matrix: int,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        memory: NDArray[np.uint8] | None = None,
+    ) -> NDArray[Any]:
         """Read a block of a matrix.
 
         Args:
             matrix: Number of the matrix.
             rows: The first row of the block, and the one after the last.
             columns: The first column of the block, and the one after the last.
+            memory: Memory that a block of external data may use, [bytes]: as many as the block has, or more.
 
         Returns:
             An array [rows, columns], which may be a view.
@@ -83,7 +90,7 @@ class MatrixReader:
         [(_, matrix_box)] = self._boxes("matrix", matrix, matrix + 1)
         row_boxes, column_boxes = list(self._boxes("row", *rows)), list(self._boxes("column", *columns))
         if len(row_boxes) == len(column_boxes) == 1:
-            return self._block(matrix_box, row_boxes[0][1], column_boxes[0][1])
+            return self._block(matrix_box, row_boxes[0][1], column_boxes[0][1], memory)
         block = np.empty((rows[1] - rows[0], columns[1] - columns[0]), self.dtype)
         for (row, row_box), (column, column_box) in itertools.product(row_boxes, column_boxes):
             part = self._block(matrix_box, row_box, column_box)
@@ -101,14 +108,16 @@ class MatrixReader:
             yield done, ranges
             done += math.prod(end - start for start, end in ranges)
 
-    def _block(self, matrices: _Ranges, rows: _Ranges, columns: _Ranges) -> NDArray[Any]:
+    def _block(
+        self, matrices: _Ranges, rows: _Ranges, columns: _Ranges, memory: NDArray[np.uint8] | None = None
+    ) -> NDArray[Any]:
         order = (*self._numbers("matrix"), *self._numbers("row"), *self._numbers("column"))
         by_number = dict(zip(order, (*matrices, *rows, *columns), strict=True))
-        box = self._box([by_number[number] for number in range(len(order))])
+        box = self._box([by_number[number] for number in range(len(order))], memory)
         height, width = (math.prod(end - start for start, end in ranges) for ranges in (rows, columns))
         return box.transpose(order).reshape(height, width)
 
-    def _box(self, ranges: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    def _box(self, ranges: Sequence[tuple[int, int]], memory: NDArray[np.uint8] | None) -> NDArray[Any]:
         """The elements within a range of each axis; the axes are in the order of storage."""
         if self._array is not None:
             return self._array[tuple(slice(*one) for one in ranges)]
@@ -118,7 +127,8 @@ class MatrixReader:
         while whole and shape[whole - 1] == self._sizes[whole - 1]:
             whole -= 1
         outer = ranges[: max(whole - 1, 0)]
-        box = np.empty(shape, self.dtype)
+        size = math.prod(shape) * self.dtype.itemsize
+        box = np.empty(shape, self.dtype) if memory is None else memory[:size].view(self.dtype).reshape(shape)
         runs = box.reshape(math.prod(shape[: len(outer)]), -1)
         strides = [math.prod(self._sizes[axis + 1 :]) for axis in range(len(shape))]
         skipped = ranges[whole - 1][0] * strides[whole - 1] if whole else 0

@@ -46,7 +46,7 @@ _BUNDLE_FACTOR = OUTPUT_FACTOR + OUTPUT_FACTOR + 1
 _FILES_FACTOR = OUTPUT_FACTOR + 2 * _BUNDLE_FACTOR
 _SPARE_BYTES = 256 << 20
 
-_GOALS = (("handoff", "copy", "at most 2.0"), ("handoff", "hashed_copy", ""))
+_GOALS = (("handoff", "copy", "at most 1.3"), ("handoff", "hashed_copy", ""))
 
 _READ = {
     "open": "open the bundle",

@@ -13,6 +13,7 @@ from onnx_gconv.devices import registry
 from onnx_gconv.devices.base_device import DeviceModel, are_from_zero_to
 from onnx_gconv.devices.formulas import polynomial
 from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice, StuckDevices
+from onnx_gconv.devices.hermes import HermesOneDevice
 from onnx_gconv.devices.measured_device import MeasuredDevice
 from onnx_gconv.devices.pcm import PcmDevice
 from onnx_gconv.devices.registry import DEVICE_MODELS, device_model, device_model_names, register_device_model
@@ -114,7 +115,20 @@ WRONG = [
     ("log-normal", {"sigma": np.inf}, "device log-normal: sigma is 0 or more, but it is inf"),
     ("pcm", {"gmax": 1}, "the device model 'pcm' has no setting 'gmax'; it has g_max, g_min, "),
     ("measured", {}, "the device model 'measured' needs the setting 'target_us'"),
-    ("gaussian", {"sigma_us": "much"}, "the device model 'gaussian' cannot be made: could not convert string to float"),
+    (
+        "gaussian",
+        {"g_max": 20, "sigma_us": "much"},
+        "could not convert string to float: 'much'; the settings that it was given are g_max=20, sigma_us='much'",
+    ),
+    ("measured", {**MADE["measured"], "target_us": 5}, "settings that it was given are target_us=5, seconds=["),
+    ("reram-cmo", {"acceptance_percent": "2"}, "the settings that it was given are acceptance_percent='2'"),
+    ("reram-cmo", {"acceptance_percent": [2]}, "the settings that it was given are acceptance_percent=[2]"),
+    ("pcm-hermes-1", {"noise": 1}, "the device model 'pcm-hermes-1' has no setting 'noise'; it has g_max, g_min, pro"),
+    ("pcm-hermes-2", {"setings": 1}, "has no setting 'setings'; it has g_max, g_min, programming_scale, drift_scale, "),
+    ("state-independent", {"settings": 1}, "has no setting 'settings'; it has g_max, g_min, programming_scale, "),
+    ("pcm-custom-drift", {"noise": 1}, "has no setting 'noise'; it has g_max, g_min, programming_scale, drift_scale,"),
+    ("PCM", {}, "there is no device model 'PCM'; the nearest names are pcm"),
+    (" ReRAM-CMO", {}, "there is no device model ' ReRAM-CMO'; the nearest names are reram-cmo, "),
     ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "nu_mean": [0.1]}, "they have 2, 1, 2"),
     ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "nu_mean": [0.1, -1]}, "nu_mean is 0 or more everywhere"),
     ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "g_us": [25, 0]}, "g_us ascends, but it is 25, 0"),
@@ -427,6 +441,28 @@ def test_the_model_that_a_package_brings_is_made_with_its_settings(own_registry)
     assert (type(device), device.g_max) == (PcmDevice, 30)
     with pytest.raises(ConfigError, match="the device model 'borrowed' has no setting 'colour'; it has "):
         device_model("borrowed", colour=1.0)
+
+
+class Calibrated(HermesOneDevice):
+    """Takes what its base class takes, and raises an error of its own kind."""
+
+    name = "calibrated"
+
+    def __init__(self, *, station: str = "", **settings: float) -> None:
+        super().__init__(**settings)
+        raise LookupError(f"no calibration of\n{station}")
+
+
+def test_the_settings_of_a_model_are_those_of_all_classes_to_which_it_passes_them(own_registry):
+    register_device_model(Calibrated)
+    with pytest.raises(ConfigError) as raised:
+        device_model("calibrated", read_scale=0.5, station="north")
+    assert str(raised.value) == (
+        "the device model 'calibrated' cannot be made: LookupError: no calibration of north; the settings that it was "
+        "given are read_scale=0.5, station='north'"
+    )
+    with pytest.raises(ConfigError, match=r"has no setting 'colour'; it has g_max, .*, t_read, station$"):
+        device_model("calibrated", colour=1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -82,7 +82,8 @@ def simulate(
             labels; None for generated inputs. For a language model the tokens are enough: mask, positions and empty
             caches are generated to fit them.
         token_ids: The tokens of one prompt, in place of `inputs`.
-        labels: The name of the array of labels in `inputs`. Labels are numbers of classes.
+        labels: The name of the array of labels in `inputs`. Labels are numbers of classes; those of a function of your
+            own may also be floats or texts.
         metric: ``accuracy`` or ``topK``, such as ``top5``, which need labels; or ``sqnr`` in dB, ``cosine`` or
             ``agreement`` of the largest element, which compare with the outputs of the ideal model, whose weights are
             those of the targets. Each of these can be limited to one position of a text, as in ``agreement@last`` or

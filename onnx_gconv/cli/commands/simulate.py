@@ -87,7 +87,7 @@ def simulate(
         str | None,
         typer.Option(
             "--labels",
-            help="Name of the array of the .npz file with the right classes.",
+            help="Name of the array of the .npz file with the right classes, or with what a metric of your own takes.",
             metavar="NAME",
             rich_help_panel=_OUTPUTS,
             show_default=False,

@@ -171,12 +171,14 @@ class Sqnr(MetricFigure):
     def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
         """Add a batch."""
         del labels
-        other = ideal().astype(np.float64)
+        other = _of_same_shape(ideal(), found).astype(np.float64)
         self._noise.add(np.square(found.astype(np.float64) - other))
         self._signal.add(np.square(other))
 
     def value(self) -> float:
         """The metric, after all batches were added."""
+        if 0 in self.shape:
+            raise ConfigError(f"the output has the shape {list(self.shape)}, without any element; choose another one")
         noise, signal = self._noise.value(), self._signal.value()
         if not noise:
             return math.inf
@@ -202,7 +204,8 @@ class Cosine(MetricFigure):
     def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
         """Add a batch."""
         del labels
-        one, other = (each.astype(np.float64).reshape(-1, each.shape[-1]) for each in (found, ideal()))
+        both = found, _of_same_shape(ideal(), found)
+        one, other = (each.astype(np.float64).reshape(-1, each.shape[-1]) for each in both)
         norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
         both_zero = ~one.any(axis=1) & ~other.any(axis=1)
         self._sum.add(np.where(norms > 0, (one * other).sum(axis=1) / np.where(norms > 0, norms, 1), both_zero))
@@ -228,11 +231,24 @@ class Agreement(MetricFigure):
     def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
         """Add a batch."""
         del labels
-        self._equal += int((found.argmax(axis=-1) == ideal().argmax(axis=-1)).sum())
+        self._equal += int((found.argmax(axis=-1) == _of_same_shape(ideal(), found).argmax(axis=-1)).sum())
 
     def value(self) -> float:
         """The metric, after all batches were added."""
         return self._equal / self.rows if self.rows else math.nan
+
+
+def _of_same_shape(ideal: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:
+    """The output of the ideal model; raises ConfigError if it has another shape than that of a chip.
+
+    NumPy would compare each row of one with a single row of the other.
+    """
+    if ideal.shape != found.shape:
+        raise ConfigError(
+            f"the output has the shape {list(found.shape)} on a chip, but {list(ideal.shape)} in the ideal model; "
+            "choose an output whose shape does not depend on weights, or a metric of your own (module:function)"
+        )
+    return ideal
 
 
 def _no_scores(metric: str, shape: tuple[int, ...]) -> ConfigError:

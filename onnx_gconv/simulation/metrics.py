@@ -115,7 +115,8 @@ class Metric:
             if self.function is not None:
                 found = float(self.function(whole, samples.labels))
             else:
-                found = self._of_batches(batches, samples, ideal)
+                with np.errstate(all="ignore"):  # outputs may be infinite; a figure that is NaN is refused below
+                    found = self._of_batches(batches, samples, ideal)
         except LabelsError as error:
             raise ConfigError(f"{samples.source}: the labels '{samples.labels_name}': {error}") from None
         except ConfigError:

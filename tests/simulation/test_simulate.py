@@ -25,6 +25,7 @@ from onnx_gconv.simulation import program_model, simulate
 from onnx_gconv.simulation.bench import RANDOM_INPUTS
 from onnx_gconv.simulation.chips.side_by_side import WeightsOnChips
 from onnx_gconv.simulation.experiments import experiment
+from onnx_gconv.simulation.metric_figures import Agreement, Cosine, Sqnr
 from tests.scheme_choices import CONVERTERS
 
 TIMES = ("0s", "1d")
@@ -564,6 +565,63 @@ def test_an_output_that_is_one_number(parse, normal, tmp_path):
             simulate(tmp_path / "mapped.onnx", metric=metric, labels="labels", **options)
     with pytest.raises(gconv.ConfigError, match="the output 's' cannot be joined from several batches"):
         simulate(tmp_path / "mapped.onnx", metric="sqnr", labels="labels", batch=2, **options)
+
+
+@pytest.mark.parametrize("metric", ["sqnr", "cosine", "agreement"])
+def test_an_output_whose_shape_depends_on_the_weights_is_not_compared(parse, normal, tmp_path, metric):
+    """A detector may find one object where the ideal model finds four: NumPy would compare it with each of them."""
+    text = """g (float[N,4] x) => (float[2,K] y) {
+        z = MatMul(x, W) b = Greater(z, limit) t = NonZero(b) y = Cast <to = 1> (t) }"""
+    model = parse(text, W=normal(4, 5), limit=np.array(0, np.float32))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(60, 4))
+    options = {"device": "gaussian", "settings": {"sigma_us": 5.0}, "times": ["0s"], "repeats": 9}
+    expected = (
+        r"the output has the shape \[2, \d+\] on a chip, but \[2, \d+\] in the ideal model; choose an output whose"
+    )
+    with pytest.raises(gconv.ConfigError, match=expected):
+        simulate(tmp_path / "mapped.onnx", metric=metric, inputs=tmp_path / "in.npz", **options)
+
+
+@pytest.mark.parametrize("figure", [Sqnr, Cosine, Agreement])
+def test_a_row_is_not_compared_with_several_rows(figure):
+    with pytest.raises(gconv.ConfigError, match=r"the shape \[1, 5\] on a chip, but \[4, 5\] in the ideal model"):
+        figure((1, 5), None).add(np.ones((1, 5)), None, lambda: np.ones((4, 5)))
+
+
+def test_an_output_without_elements_has_no_figure(parse, normal, tmp_path):
+    text = "g (float[N,4] x) => (float[N,0] y) { z = MatMul(x, W) y = Slice(z, a, a, o) }"
+    model = parse(text, W=normal(4, 5), a=np.array([0]), o=np.array([1]))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(6, 4))
+    with pytest.raises(gconv.ConfigError, match=r"the output has the shape \[6, 0\], without any element"):
+        simulate(tmp_path / "mapped.onnx", times=["0s"], repeats=1, inputs=tmp_path / "in.npz")
+
+
+@pytest.mark.parametrize("metric", ["sqnr", "cosine"])
+def test_infinite_outputs_have_no_figure_and_no_warning(parse, normal, tmp_path, metric):
+    model = parse("g (float[N,4] x) => (float[N,5] y) { z = MatMul(x, W) y = Exp(z) }", W=normal(4, 5) * 100)
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(6, 4) * 100)
+    with pytest.raises(gconv.ConfigError, match=rf"the metric '{metric}' gives no number \(NaN\) for the output of"):
+        simulate(tmp_path / "mapped.onnx", times=["0s"], repeats=1, inputs=tmp_path / "in.npz", metric=metric)
+
+
+NOISY = "g (float[N,4] x) => (float[N,5] y) { n = RandomNormalLike(x) a = Add(x, n) y = MatMul(a, W) }"
+STEADY = "g (float[N,4] x) => (float[N,5] y) { a = Dropout(x) y = MatMul(a, W) }"
+
+
+def test_a_model_that_draws_random_numbers_itself_is_named(parse, normal, tmp_path):
+    for text in (NOISY, STEADY):
+        save_model(parse(text, W=normal(4, 5)), tmp_path / "plain.onnx")
+        found = simulate(tmp_path / "plain.onnx", times=["0s"], repeats=1)
+        compared = gconv.compare(tmp_path / "plain.onnx", {"candidates": [{"name": "a"}]}, times="0s", repeats=1)
+        for notes in (found.notes, compared.notes):
+            said = [note for note in notes if "the model itself draws random numbers (node, RandomNormalLike)" in note]
+            assert len(said) == (text is NOISY)
 
 
 def test_generated_inputs_are_those_of_a_seed(digits):

@@ -171,7 +171,7 @@ def _made(name: str, model: Callable[..., DeviceModel], settings: dict[str, Any]
         return model(**settings)
     except ConfigError as error:
         raise ConfigError(f"the device model '{name}' cannot be made: {error}") from error
-    except Exception as error:  # a class of another package may raise any
+    except (Exception, SystemExit) as error:  # a class of another package may raise any
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         given = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "none"
         raise ConfigError(
@@ -206,7 +206,7 @@ def _loaded(point: EntryPoint) -> Callable[..., DeviceModel]:
     what = f"the device model '{point.name}' of the package {package}"
     try:
         found = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"{what} cannot be loaded: {type(error).__name__}: {reason}; update the package (pip install --upgrade "

@@ -445,6 +445,24 @@ def test_a_package_brings_one(own_registry):
         device_model("odd")
 
 
+class Ends(PcmDevice):
+    name = "ends"
+
+    def __init__(self):
+        raise SystemExit(3)
+
+
+def test_a_package_that_ends_the_program_is_named(own_registry, tmp_path, monkeypatch):
+    (tmp_path / "ends_at_import.py").write_text("raise SystemExit('no licence')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own_registry += [EntryPoint("licensed", "ends_at_import:Device", "onnx_gconv.devices")]
+    own_registry += [EntryPoint("ends", f"{__name__}:Ends", "onnx_gconv.devices")]
+    with pytest.raises(ConfigError, match=r"'licensed' of the package .* cannot be loaded: SystemExit: no licence; "):
+        device_model("licensed")
+    with pytest.raises(ConfigError, match=r"^the device model 'ends' cannot be made: SystemExit: 3; "):
+        device_model("ends")
+
+
 def test_the_model_that_a_package_brings_is_made_with_its_settings(own_registry):
     own_registry += [EntryPoint("borrowed", "onnx_gconv.devices.pcm:PcmDevice", "onnx_gconv.devices")]
     device = device_model("borrowed", g_max=30.0)

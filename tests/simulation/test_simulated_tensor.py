@@ -250,11 +250,12 @@ def test_a_device_model_of_ones_own_that_drifts_to_no_devices_is_named(monkeypat
         simulated(targets(10), model=Odd(None)).numpy()
 
 
-def test_a_device_model_of_ones_own_that_fails_is_named():
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_a_device_model_of_ones_own_that_fails_is_named(error):
     def fail(_):
-        raise RuntimeError("no\nlaser")
+        raise error("no\nlaser")
 
-    with pytest.raises(ConfigError, match=r"^device odd fails: RuntimeError: no laser$"):
+    with pytest.raises(ConfigError, match=rf"^device odd fails: {error.__name__}: no laser$"):
         simulated(targets(10), model=Odd(fail)).numpy()
 
 

@@ -183,7 +183,7 @@ class SimulatedDevices:
                 yield
         except GconvError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = " ".join(str(error).split())
             remedy = "; a device model returns new arrays, and leaves those that it is given as they are"
             raise ConfigError(

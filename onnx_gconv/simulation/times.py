@@ -46,7 +46,7 @@ def seconds_of(time: str | float) -> float:
     seconds = parse_time(time) if isinstance(time, str) else float(time)
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ConfigError(f"a time is 0 seconds or more after programming, but it is {seconds}")
-    return seconds
+    return seconds + 0.0  # -0.0 becomes 0.0, whose text names the random numbers of a reading
 
 
 def times_of(times: str | float | Sequence[str | float]) -> list[float]:

@@ -97,3 +97,7 @@ def test_so_it_is_within_a_list_of_times(time):
 def test_a_negative_or_endless_time_is_refused(time):
     with pytest.raises(ConfigError, match="0 seconds or more after programming"):
         seconds_of(time)
+
+
+def test_minus_zero_is_zero():
+    assert str(seconds_of(-0.0)) == "0.0"

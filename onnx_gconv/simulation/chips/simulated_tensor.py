@@ -176,10 +176,11 @@ class SimulatedDevices:
     def _named(self) -> Iterator[None]:
         """Turn an exception of the device model into a ConfigError that names the model.
 
-        NumPy does not warn of overflows: `_check` refuses results that are not finite.
+        NumPy does not warn of overflows in models of this package: `_check` refuses results that are not finite. Who
+        writes a model of their own sees its warnings.
         """
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore") if is_of_this_package(self.model) else contextlib.nullcontext():
                 yield
         except GconvError:
             raise

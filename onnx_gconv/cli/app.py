@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -104,10 +104,10 @@ def main() -> int:
     if logging.lastResort is not None:  # the handler of libraries' warnings without --debug
         logging.lastResort.setFormatter(VisibleFormatter())
     code = 0
-    with _signals():
+    with _signals() as received:
         try:
             with tolerated_loss_of_reader():  # here for the help, which typer prints
-                code = _run()
+                code = _run(received)
         except ConfigError as error:  # stdout cannot be written
             return _fail(str(error), _EXIT_BAD_INPUT)
         except (KeyboardInterrupt, typer.Abort):
@@ -116,22 +116,28 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into exceptions, so that unfinished files are removed; ignore further signals."""
+def _signals() -> Iterator[list[int]]:
+    """Turn SIGINT and SIGTERM into exceptions, so that unfinished files are removed; ignore further signals.
+
+    Yields:
+        The number of the signal that was received, once there is one.
+    """
+    received: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
+        received.append(number)
         for each in previous:
             signal.signal(each, _disregard)  # not SIG_IGN, with which Python reports a signal that is still pending
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(_EXIT_TERMINATED)
+        raise _stopped(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
     previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     for each in previous:
         signal.signal(each, stop)
     try:
-        yield
+        yield received
     finally:
         was_stopped = signal.getsignal(signal.SIGINT) is not stop
         for each, handler in previous.items():
@@ -140,13 +146,17 @@ def _signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN if was_stopped else handler)
 
 
+def _stopped(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(_EXIT_TERMINATED)
+
+
 def _disregard(_number: int, _frame: object) -> None:
     """Ignore a further signal."""
 
 
-def _run() -> int:
+def _run(received: Sequence[int]) -> int:
     try:
-        result = typer.main.get_command(app).main(prog_name="onnx-gconv", standalone_mode=False)
+        result = _result(received)
     except _UsageProblem as error:
         return _fail(_usage_message(error), _EXIT_BAD_INPUT)
     except KeptJournalError as error:
@@ -165,6 +175,23 @@ def _run() -> int:
     if result == _EXIT_INTERRUPTED:  # typer turns an interrupt into this exit code
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
+
+
+def _result(received: Sequence[int]) -> object:
+    """Run a command.
+
+    Args:
+        received: The signal that stopped it, once there is one. Whatever error the command ends with then is due to the
+            signal: a metric of the user, or a library that is being imported, may turn the exception into another one.
+    """
+    try:
+        return typer.main.get_command(app).main(prog_name="onnx-gconv", standalone_mode=False)
+    except KeptJournalError:
+        raise
+    except Exception:
+        if received:
+            raise _stopped(received[0]) from None
+        raise
 
 
 def _fail(message: str, code: int) -> int:

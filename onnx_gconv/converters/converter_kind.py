@@ -154,7 +154,7 @@ def checked_parameters(converter: ConductanceConverter) -> dict[str, Any]:
             raise ConfigError(f"{where} should have {end} in µS, but they are {parameters!r}")
     try:
         again = type(converter)(**written).manifest_parameters()
-    except Exception as error:  # a constructor of another package may raise anything
+    except (Exception, SystemExit) as error:  # a constructor of another package may raise anything
         raise ConfigError(
             f"{where} should be what its constructor takes, but {name}(**{written!r}) fails: {error}"
         ) from error

@@ -233,7 +233,7 @@ def _loaded(point: EntryPoint) -> ConverterKind | ConfigError:
         kind = ConverterKind.of(point.load(), package)
     except ConfigError as error:
         return ConfigError(f"{what}{error}{remedy}")
-    except Exception as error:  # noqa: BLE001 - a module of another package may raise anything at import
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a module of another package may raise anything at import
         return ConfigError(f"{what}{type(error).__name__}: {' '.join(str(error).split())}{remedy}")
     if kind.name != point.name:
         return ConfigError(f"{what}its class {kind.class_name} has another name, '{kind.name}'{remedy}")

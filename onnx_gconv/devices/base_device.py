@@ -71,6 +71,9 @@ class DeviceModel(Protocol):
     generator, and give `drift` a new generator with the same seed at each time: drift coefficients belong to the
     devices, not to the time. `read` may have any generator.
 
+    Methods return new arrays, and leave those that they are given as they are: devices that were programmed once are
+    read at several times. A simulation gives them arrays that cannot be written to.
+
     A model with normally distributed readings may also have a method ``read_noise(devices, seconds)``. It returns the
     spread of the readings of each device, as `BaseDeviceModel.read_noise` does. An ONNX model of a chip needs it to
     draw a new reading in each run.

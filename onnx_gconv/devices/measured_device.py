@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import tomllib
 from collections.abc import Sequence
@@ -65,11 +66,11 @@ class MeasuredDevice(BaseDeviceModel):
                 )
         if shape[0] < 2 or shape[1] < 1:  # noqa: PLR2004 - a line needs two points
             raise ConfigError(f"device measured: needs 2 targets and 1 time or more, but has {shape[0]} and {shape[1]}")
-        for what in ("targets", "seconds", "mean", "sigma"):
-            values = getattr(self, f"_{what}")
-            if not (np.isfinite(values).all() and values.min() >= 0):
-                wrong = values[~(np.isfinite(values) & (values >= 0))].flat[0]
-                raise ConfigError(f"device measured: {what} are 0 or more, but there is {wrong:g}")
+        for what, values in zip(_COLUMNS, (self._targets, self._seconds, self._mean, self._sigma), strict=True):
+            valid = np.isfinite(values) & (values >= 0)
+            if not valid.all():
+                wrong = values[~valid].flat[0]
+                raise ConfigError(f"device measured: {what} is finite and 0 or more everywhere, but has {wrong:g}")
         for what, values in (("targets", self._targets), ("times", self._seconds)):
             if not (np.diff(values) > 0).all():
                 raise ConfigError(f"device measured: {what} ascend, but they are {', '.join(f'{x:g}' for x in values)}")
@@ -218,6 +219,9 @@ def _rows(path: Path) -> list[tuple[int, tuple[float, ...]]]:
                 raise ConfigError(
                     f"'{path}': the column {missing[0]} is missing; there are {', '.join(header) or 'none'}"
                 )
+            twice = [name for name in _COLUMNS if header.count(name) > 1]
+            if twice:
+                raise ConfigError(f"'{path}': the column {twice[0]} is there twice; leave one of them out")
             places = [header.index(name) for name in _COLUMNS]
             return [(lines.line_num, _numbers(path, lines.line_num, row, places)) for row in lines if row]
     except OSError as error:
@@ -230,8 +234,18 @@ def _numbers(path: Path, line: int, row: Sequence[str], places: Sequence[int]) -
     found = []
     for name, place in zip(_COLUMNS, places, strict=True):
         text = row[place].strip() if place < len(row) else ""
-        try:
-            found.append(float(text))
-        except ValueError:
-            raise ConfigError(f"'{path}', line {line}: {name} is '{text}', which is no number") from None
+        value = _number(text)
+        if value is None:
+            raise ConfigError(f"'{path}', line {line}: {name} is '{text}', which is no number")
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"'{path}', line {line}: {name} is {text}, but it should be a finite number from 0")
+        found.append(value)
     return tuple(found)
+
+
+def _number(text: str) -> float | None:
+    """The number that a text is; None if it is none. Python also takes ``2_4`` and the digits of other scripts."""
+    try:
+        return float(text) if text.isascii() and "_" not in text else None
+    except ValueError:
+        return None

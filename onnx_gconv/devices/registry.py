@@ -65,6 +65,8 @@ _READERS: dict[str, Callable[[str], DeviceModel]] = {
     ".toml": MeasuredDevice.from_toml,
 }
 
+_OF_ANY_NAME = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
 _STUCK = ("stuck_low", "stuck_high")
 
 _registered: dict[str, Callable[..., DeviceModel]] = {}
@@ -148,27 +150,51 @@ def _class_of(name: str) -> Callable[..., DeviceModel]:
         if point.name == name:
             return _loaded(point)
     names = device_model_names()
-    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    nearest = difflib.get_close_matches(name.strip().lower(), names, n=3, cutoff=0.5)
     there = f"the nearest names are {', '.join(nearest)}" if nearest else f"there are {', '.join(names)}"
     raise ConfigError(f"there is no device model '{name}'; {there}")
 
 
 def _made(name: str, model: Callable[..., DeviceModel], settings: dict[str, Any]) -> DeviceModel:
-    known = inspect.signature(model).parameters
+    known = _parameters(model)
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
-    unknown = [each for each in settings if each not in known and not takes_any]
-    missing = [each.name for each in known.values() if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
-    missing = [each for each in missing if each not in settings]
+    names = [each.name for each in known.values() if each.kind not in _OF_ANY_NAME]
+    unknown = [each for each in settings if each not in names and not takes_any]
+    missing = [each for each in names if known[each].default is inspect.Parameter.empty and each not in settings]
     if unknown:
         raise ConfigError(
-            f"the device model '{name}' has no setting '{unknown[0]}'; it has {', '.join(known) or 'none'}"
+            f"the device model '{name}' has no setting '{unknown[0]}'; it has {', '.join(names) or 'none'}"
         )
     if missing:
         raise ConfigError(f"the device model '{name}' needs the setting '{missing[0]}'")
     try:
         return model(**settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the device model '{name}' cannot be made: {' '.join(str(error).split())}") from error
+    except ConfigError as error:
+        raise ConfigError(f"the device model '{name}' cannot be made: {error}") from error
+    except (Exception, SystemExit) as error:  # a class of another package may raise any
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        given = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "none"
+        raise ConfigError(
+            f"the device model '{name}' cannot be made: {reason}; the settings that it was given are {given}"
+        ) from error
+
+
+def _parameters(model: Callable[..., DeviceModel]) -> dict[str, inspect.Parameter]:
+    """The parameters of a model's constructor; where it takes any, also those of the classes that it derives from."""
+    try:
+        known = dict(inspect.signature(model).parameters)
+    except (TypeError, ValueError):  # a class without a signature, such as one written in C
+        return {"settings": inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD)}
+    further = model.__mro__[1:-1] if isinstance(model, type) else ()
+    for each in further:
+        if "__init__" not in vars(each):
+            continue
+        rest = [name for name, one in known.items() if one.kind is inspect.Parameter.VAR_KEYWORD]
+        if not rest:
+            break
+        del known[rest[0]]
+        known = {**inspect.signature(each).parameters, **known}
+    return known
 
 
 def _points() -> tuple[EntryPoint, ...]:
@@ -180,7 +206,7 @@ def _loaded(point: EntryPoint) -> Callable[..., DeviceModel]:
     what = f"the device model '{point.name}' of the package {package}"
     try:
         found = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"{what} cannot be loaded: {type(error).__name__}: {reason}; update the package (pip install --upgrade "

@@ -240,6 +240,8 @@ class Explanation(ShownReport):
             yield item.device, f"{number(item.conductance_us)} µS", remark
         if record.measured is not None:
             yield "", "", f"conductances {record.measured.origin}, no targets"
+        if record.read_noise:
+            yield "", "", "without the noise of readings, which each run of the model draws anew"
         yield "rebuilt", number(self.rebuilt), self._quotient()
         yield from self._error_steps()
         if self.tile is not None:

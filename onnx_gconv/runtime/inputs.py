@@ -189,6 +189,12 @@ def generate_inputs(
         ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
     """
     check_known(values, [spec.name for spec in specs], "input")
+    for name, value in values.items():
+        if not isinstance(value, ValueRange):
+            raise ConfigError(
+                f"the values of the input '{name}' are a ValueRange(low, high) of onnx_gconv.runtime.inputs, but not "
+                f"{value!r}"
+            )
     if seed < 0:
         raise ConfigError(f"the seed {seed} is negative; give a whole number from 0")
     shapes = _resolve_shapes(specs, dims, fallback_size)

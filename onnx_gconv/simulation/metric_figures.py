@@ -112,16 +112,24 @@ class Top(MetricFigure):
 
     def check(self, labels: NDArray[Any] | None) -> None:
         """Raise ConfigError if the labels or the shape of the output do not suit the metric."""
+        if not self.shape:
+            raise _no_scores("accuracy", self.shape)
         if self._count > self.shape[-1]:
             raise ConfigError(
                 f"top{self._count} is about {self._count} scores, but there are {self.shape[-1]} classes; take a "
                 "smaller number"
             )
         assert labels is not None  # noqa: S101 - `metric_of` asks for them
-        if self.rows != labels.size:
+        if labels.dtype.kind not in "iu":
             raise LabelsError(
-                f"there are {labels.size} labels for outputs of the shape {list(self.shape)}; there has to be one for "
-                "each row of scores"
+                f"they are {labels.dtype}, but classes are integers; give such, or a metric of your own "
+                "(module:function)"
+            )
+        if self.rows != labels.size or not _fit(labels.shape, self.shape[:-1]):
+            form = f" of the shape {list(labels.shape)}" if labels.ndim > 1 else ""
+            raise LabelsError(
+                f"there are {labels.size} labels{form} for outputs of the shape {list(self.shape)}; there has to be "
+                "one for each row of scores, which are along the last axis"
             )
         classes = self.shape[-1]
         wrong = np.argwhere((labels < 0) | (labels >= classes))
@@ -163,12 +171,14 @@ class Sqnr(MetricFigure):
     def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
         """Add a batch."""
         del labels
-        other = ideal().astype(np.float64)
+        other = _of_same_shape(ideal(), found).astype(np.float64)
         self._noise.add(np.square(found.astype(np.float64) - other))
         self._signal.add(np.square(other))
 
     def value(self) -> float:
         """The metric, after all batches were added."""
+        if 0 in self.shape:
+            raise ConfigError(f"the output has the shape {list(self.shape)}, without any element; choose another one")
         noise, signal = self._noise.value(), self._signal.value()
         if not noise:
             return math.inf
@@ -185,7 +195,7 @@ class Cosine(MetricFigure):
     def check(self, labels: NDArray[Any] | None) -> None:
         """Raise ConfigError if the labels or the shape of the output do not suit the metric."""
         del labels
-        if self.shape[-1] < 2:  # noqa: PLR2004 - the angle between two numbers says nothing
+        if not self.shape or self.shape[-1] < 2:  # noqa: PLR2004 - the angle between two numbers says nothing
             raise ConfigError(
                 f"the cosine needs vectors along the last axis, but the output has the shape {list(self.shape)}; take "
                 "another metric, or another output"
@@ -194,7 +204,8 @@ class Cosine(MetricFigure):
     def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
         """Add a batch."""
         del labels
-        one, other = (each.astype(np.float64).reshape(-1, each.shape[-1]) for each in (found, ideal()))
+        both = found, _of_same_shape(ideal(), found)
+        one, other = (each.astype(np.float64).reshape(-1, each.shape[-1]) for each in both)
         norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
         both_zero = ~one.any(axis=1) & ~other.any(axis=1)
         self._sum.add(np.where(norms > 0, (one * other).sum(axis=1) / np.where(norms > 0, norms, 1), both_zero))
@@ -214,17 +225,45 @@ class Agreement(MetricFigure):
     def check(self, labels: NDArray[Any] | None) -> None:
         """Raise ConfigError if the labels or the shape of the output do not suit the metric."""
         del labels
-        if self.shape[-1] < 2:  # noqa: PLR2004 - one number is always the largest
-            raise ConfigError(
-                f"agreement needs scores along the last axis, but the output has the shape {list(self.shape)}; take "
-                "another metric, or another output"
-            )
+        if not self.shape or self.shape[-1] < 2:  # noqa: PLR2004 - one number is always the largest
+            raise _no_scores("agreement", self.shape)
 
     def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
         """Add a batch."""
         del labels
-        self._equal += int((found.argmax(axis=-1) == ideal().argmax(axis=-1)).sum())
+        self._equal += int((found.argmax(axis=-1) == _of_same_shape(ideal(), found).argmax(axis=-1)).sum())
 
     def value(self) -> float:
         """The metric, after all batches were added."""
         return self._equal / self.rows if self.rows else math.nan
+
+
+def _of_same_shape(ideal: NDArray[Any], found: NDArray[Any]) -> NDArray[Any]:
+    """The output of the ideal model; raises ConfigError if it has another shape than that of a chip.
+
+    NumPy would compare each row of one with a single row of the other.
+    """
+    if ideal.shape != found.shape:
+        raise ConfigError(
+            f"the output has the shape {list(found.shape)} on a chip, but {list(ideal.shape)} in the ideal model; "
+            "choose an output whose shape does not depend on weights, or a metric of your own (module:function)"
+        )
+    return ideal
+
+
+def _no_scores(metric: str, shape: tuple[int, ...]) -> ConfigError:
+    return ConfigError(
+        f"{metric} needs scores along the last axis, but the output has the shape {list(shape)}; take another metric, "
+        "or another output"
+    )
+
+
+def _fit(labels: tuple[int, ...], rows: tuple[int, ...]) -> bool:
+    """Whether labels of a shape belong to rows of scores of a shape with as many elements.
+
+    Axes of one element do not count, and either of both may be flat. Otherwise axes in another order would give each
+    row the label of another one: an output may have the time before the batch, or classes along another axis than the
+    last.
+    """
+    of_labels, of_rows = (tuple(size for size in shape if size != 1) for shape in (labels, rows))
+    return of_labels == of_rows or len(of_labels) != len(of_rows)

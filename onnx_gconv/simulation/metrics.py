@@ -115,7 +115,8 @@ class Metric:
             if self.function is not None:
                 found = float(self.function(whole, samples.labels))
             else:
-                found = self._of_batches(batches, samples, ideal)
+                with np.errstate(all="ignore"):  # outputs may be infinite; a figure that is NaN is refused below
+                    found = self._of_batches(batches, samples, ideal)
         except LabelsError as error:
             raise ConfigError(f"{samples.source}: the labels '{samples.labels_name}': {error}") from None
         except ConfigError:
@@ -193,14 +194,15 @@ def chosen_output(output: str | None, outputs: Outputs) -> str:
         ConfigError: If the model has no output of that name, or the output is not an array of numbers.
     """
     if output is None:  # outputs of integers are often inputs that the model passes through
-        arrays = [(name, found) for name, found in outputs.items() if isinstance(found, np.ndarray) and found.ndim]
-        floats = (name for name, found in arrays if found.dtype.kind in "fV")  # bfloat16 is V
-        output = next(floats, next(iter(outputs)))
+        arrays = [(name, found) for name, found in outputs.items() if isinstance(found, np.ndarray)]
+        floats = [(name, found) for name, found in arrays if found.dtype.kind in "fV"]  # bfloat16 is V
+        output = next((name for name, found in floats if found.ndim), next((name for name, _ in floats), None))
+        output = next(iter(outputs)) if output is None else output
     name = output
     if name not in outputs:
         raise ConfigError(f"the model has no output '{name}'; it has {', '.join(map(repr, outputs))}")
     found = outputs[name]
-    if not (isinstance(found, np.ndarray) and (found.dtype.kind in "fiub" or found.dtype.kind == "V") and found.ndim):
+    if not (isinstance(found, np.ndarray) and found.dtype.kind in "fiubV"):
         raise ConfigError(f"the output '{name}' is no array of numbers; choose another one with --output-name")
     return name
 

@@ -27,15 +27,20 @@ class ResultFiles:
     plot: Path | None
 
 
-def check_results(csv: Path | None, plot: Path | None) -> ResultFiles:
+def check_results(csv: Path | None, plot: Path | None, journal: Path | None = None) -> ResultFiles:
     """Check that results can be written, before the simulation takes its time.
 
     Only an older table of a simulation, or a picture of the same kind, is replaced. Any other file is kept: it could
     be the model or the inputs.
 
+    Args:
+        csv: The file for the table; None for none.
+        plot: The file for the picture; None for none.
+        journal: The journal of the simulation, which results must not replace; None for none.
+
     Raises:
         ConfigError: If a file cannot be written, would replace another kind of file, or names a kind of picture that
-            is not supported.
+            is not supported, or two of the files are one.
     """
     for path in (csv, plot):
         if path is None:
@@ -50,8 +55,10 @@ def check_results(csv: Path | None, plot: Path | None) -> ResultFiles:
         require_matplotlib()
     if csv is not None:
         _check_replaced(csv, _TABLES, "table of a simulation")
-        if plot is not None and csv.absolute() == plot.absolute():
-            raise ConfigError(f"the table and the picture cannot both be '{csv}'; choose another name for one of them")
+    named: dict[Path, str] = {}
+    for what, path in (("the table", csv), ("the picture", plot), ("the journal", journal)):
+        if path is not None and (other := named.setdefault(path.resolve(), what)) != what:
+            raise ConfigError(f"{other} and {what} cannot both be '{path}'; choose another name for one of them")
     return ResultFiles(csv, plot)
 
 

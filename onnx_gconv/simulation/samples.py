@@ -53,7 +53,8 @@ class Samples:
         sliced: The names of the inputs that are cut into batches.
         count: How many samples there are.
         batch: How many samples go into one run.
-        labels: The class of each sample, or of each row of scores; None if there are none.
+        labels: The class of each sample, or of each row of scores, in int64; or what a function of the user compares
+            outputs with: floats or texts. None if there are none.
         labels_name: The name of the array of labels in the file; empty if there are none.
         source: Where the samples come from, for reports and messages.
         file: The file that holds the samples; None if they are in memory.
@@ -142,7 +143,7 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
     arrays = read_or_stored_arrays(path, inputs, other=labels, check=check, spool=spool, may_lack=may_lack)
     found = None
     if labels is not None:
-        found = np.asarray(arrays.pop(labels)).astype(np.int64)
+        found = _as_classes(np.asarray(arrays.pop(labels)))
         found.setflags(write=False)  # all chips share them
     cut = _Cut.of({name: array.shape for name, array in arrays.items()}, specs, batch, path)
     size = cut.size
@@ -222,11 +223,18 @@ class _Cut:
 
 
 def _check_labels(form: ArrayForm, count: int, labels: str, path: Path) -> None:
-    if form.dtype.kind not in "iub":
-        raise ConfigError(f"{path}: the labels '{labels}' are {form.dtype}, but classes are integers")
+    if form.dtype.kind not in "iubfUS":
+        raise ConfigError(f"{path}: the labels '{labels}' are {form.dtype}, but labels are numbers or texts")
     if not form.shape or form.shape[0] != count:
         many = form.shape[0] if form.shape else 1
         raise ConfigError(f"{path}: there are {many} labels '{labels}' for {count} samples; there is one for each")
+
+
+def _as_classes(labels: NDArray[Any]) -> NDArray[Any]:
+    """Labels as int64 where they are integers that fit; all others as they are, which no class has."""
+    is_of_integers = labels.dtype.kind in "iub"
+    fit = labels.dtype != np.uint64 or labels.max(initial=0) <= np.iinfo(np.int64).max
+    return labels.astype(np.int64 if is_of_integers and fit else labels.dtype)
 
 
 def _contents(path: Path) -> tuple[tuple[str, int, int], ...]:

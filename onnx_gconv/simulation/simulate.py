@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ from onnx_gconv.simulation.experiments.journal import opened_journal
 from onnx_gconv.simulation.experiments.trials import figures_of, report_of, trials_of
 from onnx_gconv.simulation.metrics import chosen_output, metric_of
 from onnx_gconv.simulation.outputs import KeptOutput
+from onnx_gconv.simulation.own_noise import own_noise_notes
 from onnx_gconv.simulation.preparation import asked_inputs, check_weights, mapped_for, saved_for_bench
 from onnx_gconv.simulation.simulation_report import SimulationReport
 from onnx_gconv.simulation.times import DEFAULT_TIMES, times_of
+from onnx_gconv.weights.random_nodes import random_nodes
 
 __all__ = ["simulate"]
 
@@ -82,7 +85,8 @@ def simulate(
             labels; None for generated inputs. For a language model the tokens are enough: mask, positions and empty
             caches are generated to fit them.
         token_ids: The tokens of one prompt, in place of `inputs`.
-        labels: The name of the array of labels in `inputs`. Labels are numbers of classes.
+        labels: The name of the array of labels in `inputs`. Labels are numbers of classes; those of a function of your
+            own may also be floats or texts.
         metric: ``accuracy`` or ``topK``, such as ``top5``, which need labels; or ``sqnr`` in dB, ``cosine`` or
             ``agreement`` of the largest element, which compare with the outputs of the ideal model, whose weights are
             those of the targets. Each of these can be limited to one position of a text, as in ``agreement@last`` or
@@ -123,6 +127,7 @@ def simulate(
     done, weights = mapped_for(chips.model, graph, source, watched, converter=converter, config=config, mapping=mapping)
     check_weights(weights, chips, source)
     trials = trials_of(seconds, repeats, len(weights) if sensitivity else 0)
+    drawing = random_nodes(graph)
     with (
         trial_executor(workers, dask) as executor,
         tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder,
@@ -141,11 +146,12 @@ def simulate(
                 figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
                 ideal = KeptOutput(chosen, samples, Path(folder))
                 of_ideal = figure.of(ideal.passing(chain([first], batches)), samples, ideal)
+                own_noise = own_noise_notes(drawing, chosen, partial(bench.run, targets, samples))
                 del targets, first, batches  # they hold all weights in memory
                 experiment = Experiment(bench, on_chips, chips, samples, figure, chosen, ideal, source, files.mapped)
                 identity = {} if journal is None else experiment.identity(of_model, done)
                 with opened_journal(None if journal is None else Path(journal), identity) as notes:
                     found = figures_of(experiment, trials, executor, notes, progress_of_step(progress, "simulate"))
                 watched.check()  # each chip reads large samples and conductances again: the files must not have changed
-    said = (*(() if done is None else done.notes), *samples.notes, *executor.notes)
+    said = (*(() if done is None else done.notes), *samples.notes, *own_noise, *executor.notes)
     return report_of(experiment, of_ideal, seconds, repeats, found, notes=said, with_layers=sensitivity)

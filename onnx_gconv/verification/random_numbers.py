@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from onnx_gconv.files.models import load_model
+from onnx_gconv.weights.random_nodes import random_nodes
 
 __all__ = ["RandomNumbers", "random_numbers"]
-
-# Dropout draws random numbers in training mode. The last four ops are ONNX Runtime's.
-_RANDOM_OPS = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
-    | {"Sampling", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"}
-)
 
 RandomNumbers: TypeAlias = Literal["none", "seeded", "unseeded"]
 
@@ -32,9 +26,7 @@ def random_numbers(path: Path) -> RandomNumbers:
     Raises:
         ModelError: If the model cannot be read.
     """
-    model = load_model(path)
-    nodes = itertools.chain(model.graph.all_nodes(), *(function.all_nodes() for function in model.functions.values()))
-    drawing = [node for node in nodes if node.op_type in _RANDOM_OPS]
+    drawing = random_nodes(load_model(path))
     if not drawing:
         return "none"
     return "seeded" if all("seed" in node.attributes for node in drawing) else "unseeded"

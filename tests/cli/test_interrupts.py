@@ -14,6 +14,7 @@ import pytest
 from onnx import helper
 
 from onnx_gconv.files.models import load_model
+from onnx_gconv.models import model_path
 from tests import graphs
 from tests.cli.forked_program import ForkedProgram
 
@@ -122,6 +123,35 @@ def test_a_run_stopped_in_the_middle_leaves_the_old_output_and_nothing_else(larg
     assert stopped_in_the_middle(large, [number]) == (code, "", said)
     assert names(large) == files
     assert output_digests(large) == before
+
+
+METRICS = """
+import os, signal, time
+
+def terminated(outputs, labels):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+def interrupted(outputs, labels):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    except KeyboardInterrupt:
+        raise ValueError("no figure")
+"""
+
+
+@pytest.mark.parametrize(
+    ("metric", "code", "said"),
+    [("terminated", 143, ""), ("interrupted", 130, "onnx-gconv: interrupted; nothing was left behind\n")],
+)
+def test_a_run_stopped_in_a_metric_says_so_and_not_that_the_metric_fails(tmp_path, metric, code, said):
+    """A metric may be stopped, too, and may turn the exception into another one."""
+    (tmp_path / "odd_metrics.py").write_text(METRICS)
+    model = model_path("digits_mlp.onnx")
+    with start(tmp_path, "simulate", str(model), "-q", "--metric", f"odd_metrics:{metric}") as process:
+        stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout, stderr) == (code, "", said)
 
 
 @pytest.mark.parametrize(

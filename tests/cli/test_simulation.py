@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -89,12 +90,18 @@ def test_a_plain_model_is_mapped_with_the_options_of_map(gconv):
         ("simulate", ["--csv", "no/such/t.csv"], "cannot write 'no/such/t.csv': there is no folder 'no/such'"),
         ("simulate", ["--csv", "{mapped}"], "exists, and is no table of a simulation; choose another name"),
         ("simulate", ["--plot", "{mapped}.png", "--csv", "{mapped}.png"], "cannot both be"),
+        (
+            "simulate",
+            ["--csv", "{mapped}.csv", "--journal", "{mapped}/../{name}.csv"],
+            "the table and the journal cannot both be '",
+        ),
+        ("simulate", ["--plot", "p.png", "--journal", "./p.png"], "the picture and the journal cannot both be 'p.png'"),
         ("simulate", ["--repeats", "0"], "the number of chips is a whole number from 1 to 2^64 - 1, but it is 0"),
     ],
 )
 def test_wrong_usage_is_one_line(gconv, mapped, command, options, message):
     before = mapped.read_bytes()
-    found = gconv(command, mapped, *(option.format(mapped=mapped) for option in options))
+    found = gconv(command, mapped, *(option.format(mapped=mapped, name=mapped.name) for option in options))
     assert (found.code, found.stdout) == (2, "")
     [line] = found.stderr.splitlines()
     assert message in line
@@ -117,6 +124,21 @@ def test_results_replace_older_ones_and_nothing_else(gconv, mapped, tmp_path):
         found = gconv("simulate", mapped, *options, option, tmp_path / name)
         assert found.code == 2
         assert said in found.stderr
+
+
+def test_figures_are_not_lost_if_the_disk_is_full(gconv, mapped, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    options = ["--times", "0s", "--repeats", 1]
+    figures = gconv("simulate", mapped, *options, "--json")
+    monkeypatch.setattr("onnx_gconv.simulation.results.write_small_file", full)
+    found = gconv("simulate", mapped, *options, "--csv", tmp_path / "t.csv", "--json")
+    assert found.code == 2
+    assert found.json == figures.json
+    assert found.stderr.splitlines()[-1] == (
+        f"onnx-gconv: cannot write '{tmp_path / 't.csv'}': No space left on device; choose another place"
+    )
 
 
 def test_what_a_metric_prints_is_no_part_of_the_json(gconv, mapped, tmp_path, monkeypatch):

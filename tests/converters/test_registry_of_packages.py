@@ -102,6 +102,13 @@ def test_what_is_wrong_is_one_line_that_names_the_package(registry_of, case):
         assert str(raised.value) == problem
 
 
+def test_a_module_that_ends_the_program_when_it_is_imported_is_one_line(registry_of, tmp_path):
+    (tmp_path / "lab_face.py").write_text("raise SystemExit('no licence')\n")
+    registry = registry_of(bad={"ends": "lab_face:Pair"})
+    [problem] = registry.problems()
+    assert "'ends' of the package bad-converters 0.0 cannot be loaded: SystemExit: no licence; update" in problem
+
+
 def test_a_class_with_the_name_of_one_of_ours_is_found_behind_another_name_in_its_module(registry_of, tmp_path):
     (tmp_path / "lab_face.py").write_text(
         "from lab_converters import ReferencePair\n"

@@ -13,6 +13,7 @@ from onnx_gconv.devices import registry
 from onnx_gconv.devices.base_device import DeviceModel, are_from_zero_to
 from onnx_gconv.devices.formulas import polynomial
 from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice, StuckDevices
+from onnx_gconv.devices.hermes import HermesOneDevice
 from onnx_gconv.devices.measured_device import MeasuredDevice
 from onnx_gconv.devices.pcm import PcmDevice
 from onnx_gconv.devices.registry import DEVICE_MODELS, device_model, device_model_names, register_device_model
@@ -114,7 +115,20 @@ WRONG = [
     ("log-normal", {"sigma": np.inf}, "device log-normal: sigma is 0 or more, but it is inf"),
     ("pcm", {"gmax": 1}, "the device model 'pcm' has no setting 'gmax'; it has g_max, g_min, "),
     ("measured", {}, "the device model 'measured' needs the setting 'target_us'"),
-    ("gaussian", {"sigma_us": "much"}, "the device model 'gaussian' cannot be made: could not convert string to float"),
+    (
+        "gaussian",
+        {"g_max": 20, "sigma_us": "much"},
+        "could not convert string to float: 'much'; the settings that it was given are g_max=20, sigma_us='much'",
+    ),
+    ("measured", {**MADE["measured"], "target_us": 5}, "settings that it was given are target_us=5, seconds=["),
+    ("reram-cmo", {"acceptance_percent": "2"}, "the settings that it was given are acceptance_percent='2'"),
+    ("reram-cmo", {"acceptance_percent": [2]}, "the settings that it was given are acceptance_percent=[2]"),
+    ("pcm-hermes-1", {"noise": 1}, "the device model 'pcm-hermes-1' has no setting 'noise'; it has g_max, g_min, pro"),
+    ("pcm-hermes-2", {"setings": 1}, "has no setting 'setings'; it has g_max, g_min, programming_scale, drift_scale, "),
+    ("state-independent", {"settings": 1}, "has no setting 'settings'; it has g_max, g_min, programming_scale, "),
+    ("pcm-custom-drift", {"noise": 1}, "has no setting 'noise'; it has g_max, g_min, programming_scale, drift_scale,"),
+    ("PCM", {}, "there is no device model 'PCM'; the nearest names are pcm"),
+    (" ReRAM-CMO", {}, "there is no device model ' ReRAM-CMO'; the nearest names are reram-cmo, "),
     ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "nu_mean": [0.1]}, "they have 2, 1, 2"),
     ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "nu_mean": [0.1, -1]}, "nu_mean is 0 or more everywhere"),
     ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "g_us": [25, 0]}, "g_us ascends, but it is 25, 0"),
@@ -125,7 +139,11 @@ WRONG = [
     ),
     ("measured", {**MADE["measured"], "target_us": [10, 0]}, "targets ascend, but they are 10, 0"),
     ("measured", {**MADE["measured"], "mean_us": [1, 2]}, "mean_us has the shape [2], but there are 2 targets and 2"),
-    ("measured", {**MADE["measured"], "sigma_us": [[1, 1], [1, -1]]}, "sigma are 0 or more, but there is -1"),
+    (
+        "measured",
+        {**MADE["measured"], "sigma_us": [[1, 1], [1, -1]]},
+        "sigma_us is finite and 0 or more everywhere, but has -1",
+    ),
     (
         "measured",
         {"target_us": [1], "seconds": [0], "mean_us": [[1]], "sigma_us": [[1]]},
@@ -282,12 +300,18 @@ HEADER = "target_us,seconds,mean_us,sigma_us\n"
         ("target_us,seconds,mean_us\n", "the column sigma_us is missing; there are target_us, seconds, mean_us"),
         ("", "the column target_us is missing; there are none"),
         (HEADER + "1,0,1,x\n", "line 2: sigma_us is 'x', which is no number"),
+        (HEADER + "1,0,2_4,1\n", "line 2: mean_us is '2_4', which is no number"),
+        (HEADER + "1,0,\u0662,1\n", "line 2: mean_us is '\u0662', which is no number"),
+        (HEADER + "1,0,nan,1\n", "line 2: mean_us is nan, but it should be a finite number from 0"),
+        (HEADER + "1,0,1,1\n1,-1,1,1\n", "line 3: seconds is -1, but it should be a finite number from 0"),
+        (HEADER + "1,0,1e999,1\n", "line 2: mean_us is 1e999, but it should be a finite number from 0"),
+        (HEADER.strip() + ",mean_us\n1,0,1,1,2\n", "the column mean_us is there twice; leave one of them out"),
         (HEADER + "1,0,1\n", "line 2: sigma_us is '', which is no number"),
         (HEADER + "1,0,1,1\n1,0,1,1\n", "line 3: target 1 \u00b5S at 0 s is there twice"),
         (HEADER + "1,0,1,1\n2,0,1,1\n2,5,1,1\n", "the row of target 1 \u00b5S at 5 s is missing; add it"),
         (HEADER, "has no rows"),
         (HEADER + "1,0,1,1\n", "needs 2 targets and 1 time or more, but has 1 and 1"),
-        (HEADER + "1,0,1,1\n2,0,nan,1\n", "mean are 0 or more, but there is nan"),
+        (HEADER + "1,0,1,1\n2,0,nan,1\n", "line 3: mean_us is nan, but it should be a finite number from 0"),
     ],
 )
 def test_wrong_tables_are_one_line_that_names_the_file(tmp_path, text, message):
@@ -332,7 +356,7 @@ def test_a_toml_file_gives_the_device_that_its_keys_would_make(tmp_path):
         ("[0, 20]", '[0, "20"]', "target_us[1] is '20', but it should be a number"),
         ("[0.5, 0.45, 0.4]", "0.5", "mean_us[0] is 0.5, but it should be a list of numbers"),
         ("[1, 1, 2]", "[1, 1]", "sigma_us[1] has 2 numbers, but there are 3 times"),
-        ("[1, 1, 2]", "[1, 1, -2]", "sigma are 0 or more, but there is -2"),
+        ("[1, 1, 2]", "[1, 1, -2]", "sigma_us is finite and 0 or more everywhere, but has -2"),
         ("[0, 20]", "[0, 20, 30]", "mean_us has the shape [2, 3], but there are 3 targets and 3 times"),
         ("[0, 20]", "[0, 20", "no TOML: "),
         ("[0, 20]", f"[0, 1{'0' * 400}]", "one of its whole numbers is too large for a float"),
@@ -421,12 +445,52 @@ def test_a_package_brings_one(own_registry):
         device_model("odd")
 
 
+class Ends(PcmDevice):
+    name = "ends"
+
+    def __init__(self):
+        raise SystemExit(3)
+
+
+def test_a_package_that_ends_the_program_is_named(own_registry, tmp_path, monkeypatch):
+    (tmp_path / "ends_at_import.py").write_text("raise SystemExit('no licence')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own_registry += [EntryPoint("licensed", "ends_at_import:Device", "onnx_gconv.devices")]
+    own_registry += [EntryPoint("ends", f"{__name__}:Ends", "onnx_gconv.devices")]
+    with pytest.raises(ConfigError, match=r"'licensed' of the package .* cannot be loaded: SystemExit: no licence; "):
+        device_model("licensed")
+    with pytest.raises(ConfigError, match=r"^the device model 'ends' cannot be made: SystemExit: 3; "):
+        device_model("ends")
+
+
 def test_the_model_that_a_package_brings_is_made_with_its_settings(own_registry):
     own_registry += [EntryPoint("borrowed", "onnx_gconv.devices.pcm:PcmDevice", "onnx_gconv.devices")]
     device = device_model("borrowed", g_max=30.0)
     assert (type(device), device.g_max) == (PcmDevice, 30)
     with pytest.raises(ConfigError, match="the device model 'borrowed' has no setting 'colour'; it has "):
         device_model("borrowed", colour=1.0)
+
+
+class Calibrated(HermesOneDevice):
+    """Takes what its base class takes, and raises an error of its own kind."""
+
+    name = "calibrated"
+
+    def __init__(self, *, station: str = "", **settings: float) -> None:
+        super().__init__(**settings)
+        raise LookupError(f"no calibration of\n{station}")
+
+
+def test_the_settings_of_a_model_are_those_of_all_classes_to_which_it_passes_them(own_registry):
+    register_device_model(Calibrated)
+    with pytest.raises(ConfigError) as raised:
+        device_model("calibrated", read_scale=0.5, station="north")
+    assert str(raised.value) == (
+        "the device model 'calibrated' cannot be made: LookupError: no calibration of north; the settings that it was "
+        "given are read_scale=0.5, station='north'"
+    )
+    with pytest.raises(ConfigError, match=r"has no setting 'colour'; it has g_max, .*, t_read, station$"):
+        device_model("calibrated", colour=1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

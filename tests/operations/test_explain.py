@@ -159,6 +159,10 @@ def test_of_a_chip_nothing_is_promised(tmp_path):
     assert found.drift_factor != 1
     assert "of a simulated chip" in str(found)
     assert "nothing is promised" in str(found)
+    assert "noise of readings" not in str(found)
+    live = program_model(mapped, tmp_path / "l.onnx", "pcm", time="1d", read_noise="live").output
+    said = " ".join(str(explain_weight(live, "stem.weight", 1, 2)).split())
+    assert "without the noise of readings, which each run of the model draws anew" in said
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,13 @@ def test_a_range_that_does_not_fit_the_type_is_refused(dtype: Any, values: Value
         generate(spec("x", 2, dtype=dtype), values={"x": values})
 
 
+@pytest.mark.parametrize("value", [5, (0, 1), "0..1"])
+def test_a_value_that_is_no_range_says_what_is_one(value: Any) -> None:
+    spec = InputSpec("x", np.dtype(np.float32), (2,))
+    with pytest.raises(ConfigError, match=r"^the values of the input 'x' are a ValueRange\(low, high\) of onnx_gconv"):
+        generate_inputs([spec], dims={}, values={"x": value}, fallback_size=2, seed=0)
+
+
 def test_a_value_for_an_unknown_input_names_the_nearest_and_all_there_are() -> None:
     message = r"no input is named 'input_id'; did you mean 'input_ids'\? \(the model has input_ids, mask\)"
 

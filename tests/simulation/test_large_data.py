@@ -192,12 +192,12 @@ def test_nothing_is_unpacked_that_the_disk_has_no_room_for(digits, monkeypatch, 
     )
 
 
-@pytest.mark.parametrize("labels", [np.zeros(3, np.int64), np.zeros(450, np.float32)], ids=["length", "type"])
+@pytest.mark.parametrize("labels", [np.zeros(3, np.int64), np.zeros(450, np.complex64)], ids=["length", "type"])
 def test_labels_are_looked_at_before_samples_are_unpacked(digits, tmp_path, monkeypatch, nothing_in_memory, labels):
     with np.load(digits / "stored.npz") as data:
         np.savez(tmp_path / "in.npz", pixels=data["pixels"], labels=labels)
     monkeypatch.setattr(given_inputs, "stored_array", None)
-    with pytest.raises(gconv.ConfigError, match=r"there are 3 labels 'labels' for|the labels 'labels' are float32"):
+    with pytest.raises(gconv.ConfigError, match=r"there are 3 labels 'labels' for|the labels 'labels' are complex64"):
         simulate(digits / "mapped.onnx", inputs=tmp_path / "in.npz", labels="labels")
 
 

@@ -635,6 +635,25 @@ def test_drawn_readings_are_not_replaced(mapped):
         ReplaceConductances({("", "W"): other})(model)
 
 
+class NoisyAboveZero(GaussianDevice):
+    """Readings have noise, but those of devices at 0 have none; then `read_noise` says so by None."""
+
+    name = "noisy-above-zero"
+
+    def _read(self, devices, _, rng):
+        return devices.drifted_us * (1 + 0.1 * rng.standard_normal(devices.drifted_us.shape)).astype(np.float32)
+
+    def _read_noise(self, devices, _):
+        sigma = devices.drifted_us * devices.drifted_us.dtype.type(0.1)
+        return gconv.devices.ReadNoise(sigma) if sigma.any() else None
+
+
+def test_noise_is_drawn_though_devices_at_zero_have_none(mapped):
+    chip, report = live(mapped(), NoisyAboveZero())
+    assert report.read_noise == "live"
+    assert sum(node.op_type == "RandomNormalLike" for node in load_model(chip).graph) == 2
+
+
 def test_options_and_device_models_that_there_are_not(mapped):
     path = mapped()
     with pytest.raises(gconv.ConfigError, match=r"^the noise of readings is 'fixed' or 'live', but not 'each run'$"):
@@ -648,5 +667,7 @@ def test_options_and_device_models_that_there_are_not(mapped):
     assert not path.with_name("chip.onnx").exists()
     program_model(path, path.with_name("chip.onnx"), bare)
     odd = SimpleNamespace(**vars(bare), read_noise=lambda devices, _: gconv.devices.ReadNoise(-devices.drifted_us))
-    with pytest.raises(gconv.ConfigError, match="it gives no finite numbers from 0 as the spread of readings"):
+    with pytest.raises(
+        gconv.ConfigError, match=r"it gives no finite numbers from 0, but -.* as the spread of readings"
+    ):
         live(path, odd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -289,6 +290,11 @@ def test_devices_that_there_are_not_and_wrong_settings(files, tmp_path):
         program_model(mapped, tmp_path / "chip.onnx", Halving(), settings={"x": 1})
     with refused("^a device is the name of a model, or a device model, but not a int"):
         program_model(mapped, tmp_path / "chip.onnx", 7)
+    with refused("a device model, but not a SimpleNamespace, which lacks g_max$"):
+        program_model(mapped, tmp_path / "chip.onnx", SimpleNamespace(g_min=0, program=1, drift=1, read=1))
+    for settings in ({1: 2}, "read_scale=0", [("read_scale", 0)]):
+        with refused("^settings of a device are values by name, such as "):
+            program_model(mapped, tmp_path / "chip.onnx", "pcm", settings=settings)
     with refused("a device of measurements has no setting 'x'"):
         program_model(mapped, tmp_path / "chip.onnx", "lab.csv", settings={"x": 1})
     assert not (tmp_path / "chip.onnx").exists()

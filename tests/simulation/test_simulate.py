@@ -25,6 +25,7 @@ from onnx_gconv.simulation import program_model, simulate
 from onnx_gconv.simulation.bench import RANDOM_INPUTS
 from onnx_gconv.simulation.chips.side_by_side import WeightsOnChips
 from onnx_gconv.simulation.experiments import experiment
+from onnx_gconv.simulation.metric_figures import Agreement, Cosine, Sqnr
 from tests.scheme_choices import CONVERTERS
 
 TIMES = ("0s", "1d")
@@ -474,19 +475,153 @@ def test_labels_and_batches_are_for_inputs_of_ones_own(digits):
     [
         (np.zeros(449, np.int64), "there are 449 labels 'labels' for 450 samples; there is one for each"),
         (np.int64(3), "there are 1 labels 'labels' for 450 samples"),
-        (np.zeros(450), "the labels 'labels' are float64, but classes are integers"),
+        (np.zeros(450), "data.npz: the labels 'labels': they are float64, but classes are integers; give such, or a"),
+        (np.full(450, "3"), "the labels 'labels': they are <U1, but classes are integers"),
+        (np.full(450, 3j), "the labels 'labels' are complex128, but labels are numbers or texts"),
+        (np.full(450, 2**63 + 5, np.uint64), r"the label at \[0\] is 9223372036854775813 \(and 449 more"),
         (np.full(450, 10), r"data.npz: the labels 'labels': the label at \[0\] is 10 \(and 449 more labels"),
         (np.full(450, -1), r"the label at \[0\] is -1 .*, but the scores are of the classes 0 to 9"),
         (np.arange(450) // 45 + (np.arange(450) == 449), r"the label at \[449\] is 10, but the scores"),
-        (np.zeros((450, 2), np.int64), r"there are 900 labels for outputs of the shape \[450, 10\]"),
+        (np.zeros((450, 2), np.int64), r"900 labels of the shape \[450, 2\] for outputs of the shape \[450, 10\]"),
     ],
-    ids=["number", "scalar", "type", "class", "negative", "last", "shape"],
+    ids=["number", "scalar", "floats", "texts", "complex", "huge", "class", "negative", "last", "shape"],
 )
 def test_labels_that_do_not_fit(digits, tmp_path, labels, message):
     with np.load(digits / "data.npz") as data:
         np.savez(tmp_path / "data.npz", pixels=data["pixels"], labels=labels)
     with pytest.raises(gconv.ConfigError, match=message):
         simulated(digits, inputs=tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("forms", [(450,), (450, 1), (450, 1, 1)])
+def test_labels_may_have_axes_of_one_element(digits, tmp_path, forms):
+    with np.load(digits / "data.npz") as data:
+        np.savez(tmp_path / "data.npz", pixels=data["pixels"], labels=data["labels"].reshape(forms))
+    assert simulated(digits, inputs=tmp_path / "data.npz").times == simulated(digits).times
+
+
+def test_labels_in_another_order_than_the_rows_of_scores_are_refused(parse, normal, tmp_path):
+    """An output with the time before the samples has as many rows as there are labels."""
+    model = parse(
+        "g (float[N,T,4] x) => (float[T,N,5] y, float[N,T,5] z) { z = MatMul(x, W) y = Transpose <perm=[1,0,2]> (z) }",
+        W=normal(4, 5),
+    )
+    weight = model.graph.initializers["W"].const_value.numpy()
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    x, classes = normal(3, 6, 4), np.zeros((3, 6), np.int64)
+    np.savez(tmp_path / "in.npz", x=x, classes=classes)
+    options = {"times": ["0s"], "repeats": 1, "inputs": tmp_path / "in.npz", "labels": "classes"}
+    with pytest.raises(
+        gconv.ConfigError, match=r"18 labels of the shape \[3, 6\] for outputs of the shape \[6, 3, 5\]"
+    ):
+        simulate(tmp_path / "mapped.onnx", output="y", **options)
+    of_class_0 = simulate(tmp_path / "mapped.onnx", output="z", **options).ideal
+    assert of_class_0 == ((x @ weight).argmax(axis=-1) == 0).mean()
+
+
+TARGETS = """
+import numpy as np
+
+def squared_error(outputs, labels):
+    assert labels.dtype == np.float32
+    return float(np.square(outputs["y"] - labels).mean())
+
+def letters(outputs, labels):
+    return float(np.mean([text == "abcde"[row.argmax()] for text, row in zip(labels, outputs["y"])]))
+"""
+
+
+def test_a_metric_of_ones_own_gets_targets_that_are_no_classes(parse, normal, tmp_path, monkeypatch):
+    model = parse("g (float[N,4] x) => (float[N,5] y) { y = MatMul(x, W) }", W=normal(4, 5))
+    weight = model.graph.initializers["W"].const_value.numpy()
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    (tmp_path / "own_targets.py").write_text(TARGETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    x = normal(6, 4)
+    y = x @ weight
+    texts = np.array([*"abcde"])[y.argmax(axis=1)]
+    texts[0] = "f"
+    for labels, metric, figure in ((y + np.float32(0.5), "squared_error", 0.25), (texts, "letters", 5 / 6)):
+        np.savez(tmp_path / "in.npz", x=x, labels=labels)
+        options = {"inputs": tmp_path / "in.npz", "labels": "labels", "metric": f"own_targets:{metric}"}
+        found = simulate(tmp_path / "mapped.onnx", times=["0s"], repeats=1, **options)
+        assert found.ideal == pytest.approx(figure, rel=1e-5)
+
+
+def test_an_output_that_is_one_number(parse, normal, tmp_path):
+    text = "g (float[N,4] x) => (float s) { y = MatMul(x, W) z = Abs(y) s = ReduceMean <keepdims = 0> (z) }"
+    model = parse(text, W=normal(4, 5))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(6, 4), labels=np.zeros(6, np.int64))
+    options = {"times": ["1d"], "repeats": 2, "inputs": tmp_path / "in.npz"}
+    found = simulate(tmp_path / "mapped.onnx", metric="sqnr", **options, labels="labels")
+    assert (found.output, found.ideal) == ("s", float("inf"))
+    assert all(0 < value < 40 for value in found.times[0].values)
+    for metric in ("cosine", "agreement", "accuracy", "top3", "sqnr@0"):
+        with pytest.raises(gconv.ConfigError, match=r"the output (has|'s' has) the shape \[\]"):
+            simulate(tmp_path / "mapped.onnx", metric=metric, labels="labels", **options)
+    with pytest.raises(gconv.ConfigError, match="the output 's' cannot be joined from several batches"):
+        simulate(tmp_path / "mapped.onnx", metric="sqnr", labels="labels", batch=2, **options)
+
+
+@pytest.mark.parametrize("metric", ["sqnr", "cosine", "agreement"])
+def test_an_output_whose_shape_depends_on_the_weights_is_not_compared(parse, normal, tmp_path, metric):
+    """A detector may find one object where the ideal model finds four: NumPy would compare it with each of them."""
+    text = """g (float[N,4] x) => (float[2,K] y) {
+        z = MatMul(x, W) b = Greater(z, limit) t = NonZero(b) y = Cast <to = 1> (t) }"""
+    model = parse(text, W=normal(4, 5), limit=np.array(0, np.float32))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(60, 4))
+    options = {"device": "gaussian", "settings": {"sigma_us": 5.0}, "times": ["0s"], "repeats": 9}
+    expected = (
+        r"the output has the shape \[2, \d+\] on a chip, but \[2, \d+\] in the ideal model; choose an output whose"
+    )
+    with pytest.raises(gconv.ConfigError, match=expected):
+        simulate(tmp_path / "mapped.onnx", metric=metric, inputs=tmp_path / "in.npz", **options)
+
+
+@pytest.mark.parametrize("figure", [Sqnr, Cosine, Agreement])
+def test_a_row_is_not_compared_with_several_rows(figure):
+    with pytest.raises(gconv.ConfigError, match=r"the shape \[1, 5\] on a chip, but \[4, 5\] in the ideal model"):
+        figure((1, 5), None).add(np.ones((1, 5)), None, lambda: np.ones((4, 5)))
+
+
+def test_an_output_without_elements_has_no_figure(parse, normal, tmp_path):
+    text = "g (float[N,4] x) => (float[N,0] y) { z = MatMul(x, W) y = Slice(z, a, a, o) }"
+    model = parse(text, W=normal(4, 5), a=np.array([0]), o=np.array([1]))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(6, 4))
+    with pytest.raises(gconv.ConfigError, match=r"the output has the shape \[6, 0\], without any element"):
+        simulate(tmp_path / "mapped.onnx", times=["0s"], repeats=1, inputs=tmp_path / "in.npz")
+
+
+@pytest.mark.parametrize("metric", ["sqnr", "cosine"])
+def test_infinite_outputs_have_no_figure_and_no_warning(parse, normal, tmp_path, metric):
+    model = parse("g (float[N,4] x) => (float[N,5] y) { z = MatMul(x, W) y = Exp(z) }", W=normal(4, 5) * 100)
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(6, 4) * 100)
+    with pytest.raises(gconv.ConfigError, match=rf"the metric '{metric}' gives no number \(NaN\) for the output of"):
+        simulate(tmp_path / "mapped.onnx", times=["0s"], repeats=1, inputs=tmp_path / "in.npz", metric=metric)
+
+
+NOISY = "g (float[N,4] x) => (float[N,5] y) { n = RandomNormalLike(x) a = Add(x, n) y = MatMul(a, W) }"
+STEADY = "g (float[N,4] x) => (float[N,5] y) { a = Dropout(x) y = MatMul(a, W) }"
+
+
+def test_a_model_that_draws_random_numbers_itself_is_named(parse, normal, tmp_path):
+    for text in (NOISY, STEADY):
+        save_model(parse(text, W=normal(4, 5)), tmp_path / "plain.onnx")
+        found = simulate(tmp_path / "plain.onnx", times=["0s"], repeats=1)
+        compared = gconv.compare(tmp_path / "plain.onnx", {"candidates": [{"name": "a"}]}, times="0s", repeats=1)
+        for notes in (found.notes, compared.notes):
+            said = [note for note in notes if "the model itself draws random numbers (node, RandomNormalLike)" in note]
+            assert len(said) == (text is NOISY)
 
 
 def test_generated_inputs_are_those_of_a_seed(digits):

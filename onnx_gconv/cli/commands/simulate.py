@@ -87,7 +87,7 @@ def simulate(
         str | None,
         typer.Option(
             "--labels",
-            help="Name of the array of the .npz file with the right classes.",
+            help="Name of the array of the .npz file with the right classes, or with what a metric of your own takes.",
             metavar="NAME",
             rich_help_panel=_OUTPUTS,
             show_default=False,
@@ -194,7 +194,7 @@ def simulate(
     from onnx_gconv.simulation.results import check_results, write_results
 
     settings = settings_of("--device-option", device_option or (), "read_scale=0.5")
-    results = check_results(csv, plot)
+    results = check_results(csv, plot, journal)
     of_chips: dict[str, Any] = {
         "device": device,
         "settings": settings,
@@ -231,7 +231,11 @@ def simulate(
         else:
             config = None if flags == MappingFlags() else mapping_configuration(flags)
             report = simulation.simulate(model, **of_chips, config=config, sensitivity=sensitivity, **data)
-    write_results(report, results)
+    try:
+        write_results(report, results)
+    except ConfigError:
+        print_report(report, as_json=as_json, quiet=quiet)  # the figures may have taken hours
+        raise
     print_report(report, as_json=as_json, quiet=quiet)
 
 

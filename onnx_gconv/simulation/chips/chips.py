@@ -17,6 +17,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.simulation.chips.chip_weight import Chip, DriftCompensation, check_compensation, check_pairs
+from onnx_gconv.simulation.chips.model_state import state_of
 from onnx_gconv.simulation.chips.streams import ChipStreams
 
 __all__ = ["Chips", "check_weight", "chips_of", "scaling_notes", "whole_number"]
@@ -47,7 +48,7 @@ class Chips:
     @property
     def digest(self) -> str:
         """A hash of the device model and its state: models of one name may have other settings or measurements."""
-        state = json.dumps(getattr(self.model, "__dict__", {}), default=_as_json, sort_keys=True)
+        state = json.dumps(state_of(self.model), sort_keys=True)
         return hashlib.sha256(f"{type(self.model).__qualname__} {state}".encode()).hexdigest()
 
     def chip(self, number: int, seconds: float) -> Chip:
@@ -78,9 +79,13 @@ def chips_of(
         known = ", ".join(get_args(DriftCompensation))
         raise ConfigError(f"the compensation of drift is one of {known}, but not '{compensation}'")
     seed = whole_number("seed", seed)
+    if not (isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)):
+        raise ConfigError(
+            f'settings of a device are values by name, such as {{"read_scale": 0.5}}, but they are {settings!r}'
+        )
     if isinstance(device, str):
-        known = json.loads(json.dumps(dict(settings), default=_as_json))
-        return Chips(device, known, device_model(device, **settings), seed, compensation)
+        of_record = {name: state_of(value) for name, value in settings.items()}
+        return Chips(device, of_record, device_model(device, **settings), seed, compensation)
     if settings:
         raise ConfigError(f"the setting '{next(iter(settings))}' is for a device by name; give it to the device model")
     if isinstance(device, DeviceModel) and not isinstance(device, type):
@@ -89,7 +94,10 @@ def chips_of(
             if not (isinstance(value, Real) and math.isfinite(value)):
                 raise ConfigError(f"{name} of the device model is a number in \u00b5S, but it is {value!r}")
         return Chips(str(getattr(device, "name", type(device).__name__)), {}, device, seed, compensation)
-    raise ConfigError(f"a device is the name of a model, or a device model, but not a {type(device).__name__}")
+    members = ("g_min", "g_max", "program", "drift", "read")
+    missing = [name for name in members if not hasattr(device, name)]
+    lacks = f", which lacks {missing[0]}" if len(missing) < len(members) and missing else ""
+    raise ConfigError(f"a device is the name of a model, or a device model, but not a {type(device).__name__}{lacks}")
 
 
 def whole_number(what: str, number: SupportsIndex, low: int = 0) -> int:
@@ -147,15 +155,3 @@ def scaling_notes(weights: Sequence[MappedWeight], chips: Chips) -> tuple[str, .
         f"--g-max {model.g_max:g}"
     )
     return (said,)
-
-
-def _as_json(value: Any) -> Any:  # noqa: ANN401 - a setting of any kind
-    """A value that JSON does not have, in a form that is the same in each process.
-
-    NumPy arrays become lists, a device model within another one becomes its attributes, and any other object becomes
-    the name of its type: its text may hold an address in memory.
-    """
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    kind = f"<{type(value).__qualname__}>"
-    return {kind: vars(value)} if isinstance(value, DeviceModel) and hasattr(value, "__dict__") else kind

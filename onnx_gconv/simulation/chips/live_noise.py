@@ -40,6 +40,8 @@ _STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")  # the beginning o
 
 _LONGEST_REASON = 75
 
+_PROBES = 5  # devices that are asked for the noise of their readings
+
 
 @dataclass(frozen=True)
 class LiveNoise:
@@ -84,10 +86,11 @@ def live_noise(model: ir.Model, weights: Sequence[MappedWeight], chip: Chip) -> 
     """
     if not weights:
         return None
-    # All devices have the same limits of readings, and either all or none have noise: a device at g_min shows both.
+    # All devices have the same limits of readings. Some of them show both these and whether there is noise: one alone,
+    # at g_min for example, may have none where noise grows with the conductance.
     devices = SimulatedDevices(chip.model, chip.seconds, partial(chip.streams.generator, ("", ""), 0))
-    one = devices.programmed(np.full(1, chip.model.g_min, np.float64), 0)
-    _, noise = devices.unread(one, 0)
+    some = devices.programmed(np.linspace(chip.model.g_min, chip.model.g_max, _PROBES, dtype=np.float64), 0)
+    _, noise = devices.unread(some, 0)
     if noise is None:
         return None
     for dtype in sorted({weight.record.ir_compute_dtype for weight in weights}):

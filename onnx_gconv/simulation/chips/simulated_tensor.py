@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -22,8 +22,11 @@ from onnx_gconv.devices.base_device import (
     are_from_zero_to,
 )
 from onnx_gconv.devices.read_noise import read_noise_of
+from onnx_gconv.devices.registry import is_of_this_package
 from onnx_gconv.errors import ConfigError, GconvError
+from onnx_gconv.simulation.times import time_text
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks, worker_count
+from onnx_gconv.terminal_text import counted
 
 __all__ = [
     "BLOCK_ELEMENTS",
@@ -83,12 +86,15 @@ class SimulatedDevices:
                 something else than a valid conductance for each target.
         """
         targets = _computed(stored)
+        if not is_of_this_package(self.model):
+            targets = targets.view()
+            targets.setflags(write=False)  # the targets of all chips, which a model could change in place
         with self._named():
             devices = self._program(targets, block)
         if not isinstance(devices, Devices):
             raise ConfigError(f"device {self._name}: `program` gives a {type(devices).__name__}, but no Devices")
-        self._check(devices.programmed_us, targets)
-        return devices
+        self._check(devices.programmed_us, targets, when="at the end of programming")
+        return self._kept_as_they_are(devices)
 
     def unread(self, devices: Devices, block: int) -> tuple[FloatArray, ReadNoise | None]:
         """The mean of readings of the devices of a block in µS, and the noise of readings; None if there is no noise.
@@ -101,7 +107,7 @@ class SimulatedDevices:
                 something else than a valid conductance for each target.
         """
         with self._named():
-            later = self.model.drift(devices, self.seconds, self.streams("drift", block))
+            later = self._drifted(devices, block)
             noise = read_noise_of(self.model, later, self.seconds)
         drifted = later.drifted_us
         if noise is not None:
@@ -133,7 +139,7 @@ class SimulatedDevices:
             ConfigError: If the device model fails, or returns something else than a valid conductance for each target.
         """
         with self._named():
-            later = self.model.drift(devices, self.seconds, self.streams("drift", block))
+            later = self._drifted(devices, block)
             found = self.model.read(later, self.seconds, self.streams(f"read at {self.seconds!r} s", block))
         self._check(found, devices.targets_us)
         return found
@@ -146,34 +152,59 @@ class SimulatedDevices:
     def _program(self, targets: FloatArray, block: int) -> Devices:
         return self.model.program(targets, self.streams("program", block))
 
+    def _drifted(self, devices: Devices, block: int) -> Devices:
+        later = self.model.drift(devices, self.seconds, self.streams("drift", block))
+        if not isinstance(later, Devices):
+            raise ConfigError(f"device {self._name}: `drift` gives a {type(later).__name__}, but no Devices")
+        return self._kept_as_they_are(later)
+
+    def _kept_as_they_are(self, devices: Devices) -> Devices:
+        """The same devices. If another package has the model, their arrays can no longer be changed.
+
+        Devices are programmed once and read at several times. A model that changed their arrays in place would give
+        figures that depend on what was computed before.
+        """
+        if not is_of_this_package(self.model):
+            _make_read_only(devices)
+        return devices
+
     @property
     def _name(self) -> str:
         return str(getattr(self.model, "name", type(self.model).__name__))
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """Turn an exception of the device model into a ConfigError that names the model."""
+        """Turn an exception of the device model into a ConfigError that names the model.
+
+        NumPy does not warn of overflows in models of this package: `_check` refuses results that are not finite. Who
+        writes a model of their own sees its warnings.
+        """
         try:
-            yield
+            with np.errstate(all="ignore") if is_of_this_package(self.model) else contextlib.nullcontext():
+                yield
         except GconvError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"device {self._name} fails: {type(error).__name__}: {reason}") from error
+            remedy = "; a device model returns new arrays, and leaves those that it is given as they are"
+            raise ConfigError(
+                f"device {self._name} fails: {type(error).__name__}: {reason}{remedy if 'read-only' in reason else ''}"
+            ) from error
 
-    def _check(self, found: FloatArray, targets: FloatArray, role: str = "") -> None:
+    def _check(self, found: FloatArray, targets: FloatArray, role: str = "", when: str = "") -> None:
         most = float(np.finfo(targets.dtype).max)
         if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
             what = f"a {type(found).__name__}" if not isinstance(found, np.ndarray) else f"numbers of {found.dtype}"
         elif found.shape != targets.shape:
             what = f"the shape {list(found.shape)}"
-        elif not (are_from_zero_to(found, most) or (found.min() >= 0 and found.max() <= most)):  # also refuses NaN
-            what = "no finite numbers from 0"
+        elif not (are_from_zero_to(found, most) or (found.min() >= 0 and float(found.max()) <= most)):  # NaN, too
+            wrong = found[~((found >= 0) & (found.astype(np.float64) <= most))].flat[0]
+            what = f"no finite numbers from 0, but {wrong:g} {when or f'after {time_text(self.seconds)}'}"
         else:
             return
         raise ConfigError(
-            f"device {self._name}: for {targets.size} targets it gives {what}{role}; a device model gives one "
-            "conductance in \u00b5S for each target"
+            f"device {self._name}: for {counted(targets.size, 'target')} it gives {what}{role}; a device model gives "
+            "one conductance in \u00b5S for each target"
         )
 
 
@@ -207,6 +238,16 @@ class SimulatedOfPairs(SimulatedDevices):
         pair = (targets, partners) if self.is_plus else (partners, targets)
         plus, minus = self.model.program_pair(*pair, self.streams_of_pairs("program", block))
         return plus if self.is_plus else minus
+
+
+def _make_read_only(devices: Devices) -> None:
+    """Make all arrays of devices read-only, also those of devices within them."""
+    for field in fields(devices):
+        value = getattr(devices, field.name)
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+        elif isinstance(value, Devices):
+            _make_read_only(value)
 
 
 def _elements(tensor: ir.TensorProtocol, start: int, stop: int) -> NDArray[Any]:

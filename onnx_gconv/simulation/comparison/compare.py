@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ from onnx_gconv.simulation.experiments.trials import trials_of
 from onnx_gconv.simulation.mapped_in_memory import is_mapped
 from onnx_gconv.simulation.metrics import chosen_output, metric_of
 from onnx_gconv.simulation.outputs import KeptOutput, Outputs
+from onnx_gconv.simulation.own_noise import own_noise_notes
 from onnx_gconv.simulation.preparation import asked_inputs, check_weights, mapped_for
 from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.weights.random_nodes import random_nodes
 
 __all__ = ["compare"]
 
@@ -138,6 +141,7 @@ def compare(
     watched = WatchedFiles()
     graph = given.load(watched)
     of_model = {} if journal is None else given.identity(graph)
+    drawing = random_nodes(graph)
     planned = _planned(candidates, graph, source, watched, seed, converter=converter, config=config, mapping=mapping)
     with (
         trial_executor(workers, dask) as executor,
@@ -152,6 +156,7 @@ def compare(
             samples = bench.samples((), asked, place)
             is_plain = planned[0].model.how is not None
             yardstick = _yardstick(metric, output, samples, bench.run((), samples), place, is_plain=is_plain)
+            own_noise = own_noise_notes(drawing, yardstick.output, partial(bench.run, (), samples))
         if executor.takes_a_file and yardstick.reference is not None and yardstick.reference.is_on_disk:
             yardstick = replace(yardstick, plain=place / "plain.onnx")
             save_model(graph, place / "plain.onnx", watched=watched)
@@ -175,7 +180,7 @@ def compare(
         samples=samples.count,
         inputs=samples.source,
         candidates=compared,
-        notes=(*_twins(planned), *samples.notes, *said_by_executor),
+        notes=(*_twins(planned), *samples.notes, *own_noise, *said_by_executor),
     )
 
 

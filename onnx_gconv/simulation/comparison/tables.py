@@ -125,7 +125,7 @@ class ComparisonTable(SimulatedTable):
     inputs: str | None = None
     """An .npz file with an array for each input, samples along the first axis. Default: generated inputs."""
     labels: str | None = None
-    """The name of the array of labels, the numbers of the right classes, in that file."""
+    """The name of the array of labels in that file: the numbers of the right classes, or what your function takes."""
     metric: str | None = None
     """The metric. Default: "accuracy" with labels, else "sqnr"."""
     output: str | None = None

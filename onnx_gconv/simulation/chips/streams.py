@@ -13,7 +13,10 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-__all__ = ["ChipStreams"]
+__all__ = ["DRAWS", "ChipStreams"]
+
+DRAWS = 1
+"""The number of the rules by which a seed gives chips. It rises with each change after which a seed gives others."""
 
 
 class _Hashed(ISeedSequence):

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 from onnx_gconv.errors import ConfigError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = ["DaskCluster", "ThreadExecutor", "TrialExecutor", "trial_executor"]
+
+_LOTS_OF_A_WORKER = 4  # lots that wait for a worker: the objects of a waiting lot take more memory than its trials
 
 DaskCluster: TypeAlias = Union[str, "Client"]
 """A Dask cluster: the address of its scheduler, or a client of it."""
@@ -60,12 +63,16 @@ class ThreadExecutor:
         if not trials:
             return
         lots = experiment.lots(trials, self._workers)
-        if self._workers == 1:
-            for lot in lots:
-                yield from experiment.values(lot)
+        if self._workers > 1:
+            yield from self._in_threads(experiment, lots)
             return
+        for lot in lots:
+            yield from experiment.values(lot)
+
+    def _in_threads(self, experiment: Experiment, lots: Sequence[Sequence[Trial]]) -> Generator[tuple[Trial, float]]:
         stopped = threading.Event()
         found: queue.SimpleQueue[tuple[Trial, float] | Future[None]] = queue.SimpleQueue()
+        waiting = iter(lots)
 
         def compute(lot: Sequence[Trial]) -> None:
             for item in experiment.values(lot):
@@ -73,16 +80,20 @@ class ThreadExecutor:
                 if stopped.is_set():
                     return
 
+        def submit(count: int) -> None:
+            for lot in islice(waiting, count):
+                executor.submit(compute, lot).add_done_callback(found.put)
+
         with ThreadPoolExecutor(self._workers) as executor:
             try:
-                for lot in lots:
-                    executor.submit(compute, lot).add_done_callback(found.put)
+                submit(_LOTS_OF_A_WORKER * self._workers)
                 left = len(lots)
                 while left:
                     item = found.get()
                     if isinstance(item, Future):
                         item.result()
                         left -= 1
+                        submit(1)
                     else:
                         yield item
             finally:

@@ -69,6 +69,8 @@ _OF_ANY_NAME = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 _STUCK = ("stuck_low", "stuck_high")
 
+_NANOSIEMENS_US = 1e-3
+
 _registered: dict[str, Callable[..., DeviceModel]] = {}
 
 _Class = TypeVar("_Class", bound=type)
@@ -132,7 +134,7 @@ def _healthy(name: str, settings: dict[str, Any]) -> DeviceModel:
     if suffix in _READERS:
         if settings:
             raise ConfigError(f"a device of measurements has no setting '{next(iter(settings))}'; leave it out")
-        return _READERS[suffix](name)
+        return _in_microsiemens(name, _READERS[suffix](name))
     for item in presets():
         if item.name == name and name not in DEVICE_MODELS:
             if item.model is None:
@@ -140,6 +142,16 @@ def _healthy(name: str, settings: dict[str, Any]) -> DeviceModel:
                 raise ConfigError(f"the preset '{name}' has a range, but no device model; these have one: {with_model}")
             return _made(item.model, DEVICE_MODELS[item.model], {"g_max": item.g_max, "g_min": item.g_min} | settings)
     return _made(name, _class_of(name), settings)
+
+
+def _in_microsiemens(name: str, model: DeviceModel) -> DeviceModel:
+    """A model of measurements; ConfigError if they seem to be in siemens, since devices that hold weights conduct more."""
+    if model.g_max >= _NANOSIEMENS_US:
+        return model
+    raise ConfigError(
+        f"'{name}': the targets end at {model.g_max:g} \u00b5S, below a nanosiemens; is that siemens? Then give "
+        "targets, means and spreads in \u00b5S; if it is \u00b5S, make a MeasuredDevice in Python"
+    )
 
 
 def _class_of(name: str) -> Callable[..., DeviceModel]:

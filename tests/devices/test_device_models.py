@@ -501,3 +501,14 @@ def test_one_look_tells_numbers_from_zero_to_a_limit(dtype):
     for wrong in (25.1, -1e-40, -3, np.inf, -np.inf, np.nan, -0.0):
         assert not are_from_zero_to(np.append(few, dtype(wrong)), 25.0)
     assert not are_from_zero_to(few.astype(np.float16), 25.0)
+
+
+def test_measurements_that_seem_to_be_in_siemens_are_refused(tmp_path):
+    file = tmp_path / "device.csv"
+    file.write_text("target_us,seconds,mean_us,sigma_us\n0,0,0,1e-6\n25e-6,0,25e-6,1e-6\n")
+    with pytest.raises(
+        ConfigError, match=r"device\.csv': the targets end at 2\.5e-05 \u00b5S, .* is that siemens\? Then"
+    ):
+        device_model(str(file))
+    file.write_text("target_us,seconds,mean_us,sigma_us\n0,0,0,1e-6\n0.001,0,0.001,1e-6\n")
+    assert device_model(str(file)).g_max == 0.001

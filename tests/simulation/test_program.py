@@ -281,7 +281,7 @@ def refused(expected, error=gconv.ConfigError):
 
 def test_devices_that_there_are_not_and_wrong_settings(files, tmp_path):
     _, mapped = files()
-    with refused("^there is no device model 'pmc'; the nearest names are pcm"):
+    with refused("^there is no device model 'pmc'; did you mean pcm"):
         program_model(mapped, tmp_path / "chip.onnx", "pmc")
     with refused("has no setting 'noise'"):
         program_model(mapped, tmp_path / "chip.onnx", "pcm", settings={"noise": 1})

@@ -33,7 +33,7 @@ from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import WeightRecord
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.mapping.preconditions import manifest_or_none, require_mapped
 from onnx_gconv.operations.explanation import CellOnTile, DeviceOfCell, Explanation, ScaleGroup
 from onnx_gconv.operations.other_values import what_else_it_is

@@ -11,7 +11,8 @@ from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, UnmappableWeightError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 
 RNG = np.random.default_rng(0)

@@ -16,7 +16,8 @@ from onnx_gconv.devices.base_device import BaseDeviceModel, Devices
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import CheckMapping, MapConductances
 from onnx_gconv.simulation import program_model

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from onnx_gconv.data_frame import Columns, data_frame
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 from onnx_gconv.terminal_text import html, rendered
 from onnx_gconv.visible_text import one_line
 
@@ -52,7 +53,7 @@ class ShownReport(abc.ABC):
         """
         tables = self._frame_tables()
         if table is not None and table not in tables:
-            raise ConfigError(f"{type(self).__name__} has no table '{table}'; there is {', '.join(tables)}")
+            raise ConfigError(f"{type(self).__name__} has no table '{table}'; {suggestion(table, tables)}")
         return data_frame(tables[next(iter(tables)) if table is None else table]())
 
     def __str__(self) -> str:

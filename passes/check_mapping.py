@@ -15,7 +15,8 @@ from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.known_names import quoted_name
 from onnx_gconv.mapping import Manifest, read_manifest
-from onnx_gconv.mapping.located import MappedWeight, ModelValues
+from onnx_gconv.mapping.mapped_weight import MappedWeight
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.passes.model_pass import ModelPass

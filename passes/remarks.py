@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.mapping import ConsumerRecord, Manifest, SkippedRecord, WeightRecord
+from onnx_gconv.mapping import ClippingRecord, ConsumerRecord, Manifest, SkippedRecord, WeightRecord
 from onnx_gconv.visible_text import listed
 
 __all__ = ["fidelity_warnings", "mapping_remarks"]
@@ -15,6 +15,16 @@ _LARGEST_OF_CONVERTER = 10_000
 
 # At this ratio, the root mean square of the errors is a tenth of that of the weights.
 _LEAST_SQNR_DB = 20.0
+
+# What remedies recommend: clipping that few weights notice, and bits of the codes of bit-sliced converters, which take
+# up to 16 of them, and up to 8 in a slice. Four bits more are 24 dB.
+_MILD_PERCENTILE = 99.9
+_COMMON_BITS, _MORE_BITS, _MOST_BITS, _MOST_SLICE_BITS = 8, 4, 16, 8
+
+_FINER_SCALES = {
+    "tensor": "a scale for each channel (--granularity channel)",
+    "channel": "a scale for each channel of each tile (--granularity tile-channel --tile 256x256)",
+}
 
 _RELATIONS = {
     "tied": "the program ties them",
@@ -55,29 +65,52 @@ def fidelity_warnings(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 def _remedy_of_loss(record: WeightRecord) -> str:
     """The remedy for a weight of low fidelity: less clipping if that costs more than rounding, else finer levels."""
-    loss, levels = record.loss, record.levels
+    loss, levels, clipping = record.loss, record.levels, record.clipping
+    if loss is not None and clipping is not None and loss.max_clipping_error > loss.max_rounding_error:
+        return _less_clipping(clipping)
     try:
-        natural = record.converter.converter().natural_levels
+        converter = record.converter.converter()
     except ModelError:  # the package of the converter is not installed
-        natural = None
-    if loss is not None and loss.max_clipping_error > loss.max_rounding_error:
-        return "clip less (--clip-percentile 99.9, or none)"
+        natural, bits = None, None
+    else:
+        natural, bits = converter.natural_levels, converter.manifest_parameters().get("bits")
     if levels is not None and natural is not None and not levels.uniform:
-        return f"its slices need {natural} equal levels: leave --levels out"
+        return f"its slices need {natural} equal levels: map with --levels {natural}"
     if levels is not None and natural is not None and (levels.count - 1) % (natural - 1):
-        bits = max(levels.count.bit_length() - 1, 1)
         return (
-            f"its slices need {natural} levels, but devices have {levels.count}: give slices the bits that a device "
-            f"holds (--slice-bits {bits})"
+            f"its slices need {natural} levels, but devices have {levels.count}: map with slices of the bits that a "
+            f"device holds (--slice-bits {_bits_on_levels(levels.count, bits)})"
         )
+    if natural is not None and (bits is None or bits < _MOST_BITS):
+        more = "" if bits is None else f" (--bits {max(_COMMON_BITS, min(bits + _MORE_BITS, _MOST_BITS))})"
+        return f"map with codes of more bits{more}"
+    finer = _FINER_SCALES.get(record.granularity, "smaller tiles (--tile)")
     if natural is not None:
-        return "give codes more bits (--bits 8)"
-    finer = "a scale for each channel (--granularity channel)" if record.granularity == "tensor" else "smaller tiles"
+        return f"map with {finer}"
     count = "" if levels is None else f" than {levels.count}"
     return (
-        f"take more levels{count} (--levels), {finer}, or spread codes over several devices "
+        f"map with more levels{count} (--levels), {finer}, or codes that are spread over several devices "
         "(--converter bit-sliced-pair)"
     )
+
+
+def _less_clipping(clipping: ClippingRecord) -> str:
+    if clipping.value is not None:
+        return f"map with clipping at more than {clipping.value:g} (--clip-value), or without"
+    if clipping.percentile is not None and clipping.percentile >= _MILD_PERCENTILE:
+        return f"map with clipping at a percentile above {clipping.percentile:g} (--clip-percentile), or without"
+    return f"map with less clipping (--clip-percentile {_MILD_PERCENTILE:g}, or none)"
+
+
+def _bits_on_levels(count: int, bits: int | None) -> int:
+    """The most bits of slices whose ``2^bits`` levels are among `count` equally spaced ones of the same range.
+
+    Args:
+        count: The number of levels.
+        bits: The bits of a code, which a slice cannot exceed; None if they are not known.
+    """
+    most = min(_MOST_SLICE_BITS, _MOST_BITS if bits is None else bits)
+    return max(number for number in range(1, most + 1) if (count - 1) % ((1 << number) - 1) == 0)
 
 
 def _same_source_remarks(manifest: Manifest) -> Iterator[str]:

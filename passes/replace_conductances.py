@@ -23,7 +23,7 @@ from onnx_gconv.mapping import (
     write_manifest,
 )
 from onnx_gconv.mapping.conductance_sum import Term
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.read_noise import DrawnNoise, draw_readings

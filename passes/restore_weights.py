@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_gconv.crossbars.checked_weights import checked_weights, unlisted_weights
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, remove_manifest
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.tensor_texts import TENSOR_KEY, put_texts_back

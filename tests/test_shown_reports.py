@@ -242,7 +242,7 @@ def test_missing_values_are_missing_and_infinite_ones_infinite():
 
 
 def test_a_table_that_a_report_does_not_have_is_refused(reports):
-    with pytest.raises(ConfigError, match="SimulationReport has no table 'layers'; there is times, chips, sensitivity"):
+    with pytest.raises(ConfigError, match="SimulationReport has no table 'layers'; there are times, chips, "):
         reports["simulate"].to_frame("layers")
 
 

@@ -29,6 +29,7 @@ from onnx_gconv.converters.registry import CONVERTER_KINDS, converter_registry, 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity, GranularityKind, Partition, parse_tile
+from onnx_gconv.suggestions import suggestion
 from onnx_gconv.validation_messages import first_flaw, shown
 
 __all__ = [
@@ -136,11 +137,11 @@ class ConverterSettings(SettingsTable):
             except ConfigError:  # the unknown name is reported elsewhere; its settings cannot be checked
                 return data
         known = {*cls.model_fields, *(kind.settings if kind is not None else ())}
-        problem: str | PydanticCustomError = "extra_forbidden"
-        if kind is not None and kind.name not in CONVERTER_KINDS:
-            problem = PydanticCustomError("unknown_setting", "{text}", {"text": _unknown_setting(kind)})
+        of_package = None if kind is None or kind.name in CONVERTER_KINDS else kind
         wrong = [
-            InitErrorDetails(type=problem, loc=(key,), input=value) for key, value in data.items() if key not in known
+            InitErrorDetails(type=_unknown_setting(of_package, key), loc=(key,), input=value)
+            for key, value in data.items()
+            if key not in known
         ]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
@@ -185,10 +186,13 @@ class ConverterSettings(SettingsTable):
             raise ConfigError(first_flaw(error).message) from None
 
 
-def _unknown_setting(kind: ConverterKind) -> str:
-    """Return the message on a setting that a converter of another package does not have."""
-    there = f"; there are {', '.join(kind.settings)}" if kind.settings else "; it has none"
-    return f"the converter {kind.name} has no such setting{there}"
+def _unknown_setting(of_package: ConverterKind | None, key: str) -> str | PydanticCustomError:
+    """Return pydantic's error for an unknown setting; a converter of another package has settings of its own."""
+    if of_package is None:
+        return "extra_forbidden"
+    there = suggestion(key, of_package.settings) or "it has none"
+    text = f"the converter {of_package.name} has no such setting; {there}"
+    return PydanticCustomError("unknown_setting", "{text}", {"text": text})
 
 
 _EXAMPLES = {

@@ -18,7 +18,11 @@ import onnx_ir as ir
 from onnx_gconv.converters import ConductanceConverter, Scaling
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import ConsumerRecord, Manifest, UnknownConverterError, WeightRecord
-from onnx_gconv.mapping.located import BrokenMappingError, FoldedMappingError, MappedWeight, ModelValues, locate
+from onnx_gconv.mapping.divisions import FoldedMappingError
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.mapped_weight import MappedWeight
+from onnx_gconv.mapping.model_values import ModelValues
+from onnx_gconv.mapping.operands import BrokenMappingError
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.mapping.unlisted import rebuilding_nodes
 from onnx_gconv.schemes.granularity import Granularity

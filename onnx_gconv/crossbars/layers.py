@@ -19,7 +19,7 @@ from onnx_gconv.crossbars.tiles import ArrayGeometry, Tile, TileGrid, touched_pi
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.mapping import ConsumerRecord, WeightRecord
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleGrid

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.mapping import WeightRecord
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.streamed import all_elements

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_gconv.crossbars.checked_weights import checked_weights, unlisted_weights
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import UnknownConverterError, WeightRecord
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.mapping.preconditions import require_mapped
 
 __all__ = ["target_weights"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import tomllib
@@ -14,6 +13,7 @@ from typing import Any
 
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 
 __all__ = ["DevicePreset", "Source", "preset", "presets", "presets_in"]
 
@@ -141,14 +141,12 @@ def preset(name: str) -> DevicePreset:
     """The preset of that name.
 
     Raises:
-        ConfigError: If there is none; the message gives the nearest names.
+        ConfigError: If there is none; the message suggests names.
     """
     known = {item.name: item for item in presets()}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name.lower(), known)
-    hint = f"did you mean {' or '.join(near)}?" if near else "'onnx-gconv presets' lists them"
-    raise ConfigError(f"there is no preset '{name}'; {hint}")
+    raise ConfigError(f"there is no preset '{name}'; {suggestion(name, known)}")
 
 
 def presets_in(text: str) -> tuple[DevicePreset, ...]:
@@ -226,8 +224,7 @@ def _check_complete(table: Mapping[str, Any]) -> None:
 def _check_types(table: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
     for key, value in table.items():
         if key not in types:
-            near = difflib.get_close_matches(key, types, n=1)
-            raise ConfigError(f"there is no '{key}'" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ConfigError(f"there is no '{key}'; {suggestion(key, types)}")
         items = value if isinstance(value, list) else []
         expected = _ITEM_TYPES.get(key)
         if not _is_a(value, types[key]) or (expected and not all(_is_a(item, (expected,)) for item in items)):

@@ -6,7 +6,6 @@ that of the model. Only the entry point of the requested name is loaded, so a br
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ from onnx_gconv.devices.presets import presets
 from onnx_gconv.devices.reram import CmoReramDevice, WanReramDevice
 from onnx_gconv.devices.state_independent import StateIndependentDevice
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 
 __all__ = [
     "DEVICE_MODELS",
@@ -117,7 +117,7 @@ def device_model(name: str, **settings: Any) -> DeviceModel:  # noqa: ANN401 - w
             model also has the settings ``stuck_low`` and ``stuck_high`` of `StuckDevices`.
 
     Raises:
-        ConfigError: If there is no such model (the message gives the nearest names), the preset has no model, a setting
+        ConfigError: If there is no such model (the message suggests names), the preset has no model, a setting
             is unknown or wrong, or the model of a package cannot be loaded.
     """
     stuck = {key: settings.pop(key) for key in _STUCK if key in settings}
@@ -145,7 +145,7 @@ def _healthy(name: str, settings: dict[str, Any]) -> DeviceModel:
 
 
 def _in_microsiemens(name: str, model: DeviceModel) -> DeviceModel:
-    """A model of measurements; ConfigError if they seem to be in siemens, since devices that hold weights conduct more."""
+    """A model of measurements; ConfigError if they seem to be in siemens: devices of weights conduct more."""
     if model.g_max >= _NANOSIEMENS_US:
         return model
     raise ConfigError(
@@ -161,10 +161,7 @@ def _class_of(name: str) -> Callable[..., DeviceModel]:
     for point in _points():
         if point.name == name:
             return _loaded(point)
-    names = device_model_names()
-    nearest = difflib.get_close_matches(name.strip().lower(), names, n=3, cutoff=0.5)
-    there = f"the nearest names are {', '.join(nearest)}" if nearest else f"there are {', '.join(names)}"
-    raise ConfigError(f"there is no device model '{name}'; {there}")
+    raise ConfigError(f"there is no device model '{name}'; {suggestion(name, device_model_names())}")
 
 
 def _made(name: str, model: Callable[..., DeviceModel], settings: dict[str, Any]) -> DeviceModel:
@@ -174,9 +171,8 @@ def _made(name: str, model: Callable[..., DeviceModel], settings: dict[str, Any]
     unknown = [each for each in settings if each not in names and not takes_any]
     missing = [each for each in names if known[each].default is inspect.Parameter.empty and each not in settings]
     if unknown:
-        raise ConfigError(
-            f"the device model '{name}' has no setting '{unknown[0]}'; it has {', '.join(names) or 'none'}"
-        )
+        there = suggestion(unknown[0], names) or "it has none"
+        raise ConfigError(f"the device model '{name}' has no setting '{unknown[0]}'; {there}")
     if missing:
         raise ConfigError(f"the device model '{name}' needs the setting '{missing[0]}'")
     try:

@@ -22,6 +22,7 @@ from onnx_gconv.handoff.model_comparison import check_against_model
 from onnx_gconv.handoff.model_files import hashed
 from onnx_gconv.handoff.placement_checks import check_placements
 from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.suggestions import suggestion
 from onnx_gconv.terminal_text import plain, titled_table
 
 if TYPE_CHECKING:
@@ -154,7 +155,9 @@ class Bundle(BundleArrays, ShownReport):
         if len(found) != 1:
             known = ", ".join(f"{layer.record.id} ({layer.record.known_as})" for layer in self.layers)
             what = "no layer" if not found else "more than one layer"
-            raise BundleError(f"'{self.path}' has {what} '{name}'; there are {known}")
+            names = [each for layer in self.layers for each in (layer.record.id, layer.record.known_as)]
+            near = None if found else suggestion(name, names, of_model=True, lists_all=False)
+            raise BundleError(f"'{self.path}' has {what} '{name}'; {near or f'there are {known}'}")
         return found[0]
 
     def tile(self, tile_id: str) -> BundleTile:

@@ -48,10 +48,12 @@ class PicturesReport(ShownReport):
     Attributes:
         folder: The folder of the pictures.
         layers: The pictures of each layer.
+        shows_errors: Whether they show measured minus target conductances, and not the targets.
     """
 
     folder: Path
     layers: tuple[LayerPictures, ...]
+    shows_errors: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -66,7 +68,12 @@ class PicturesReport(ShownReport):
         if paged := [layer for layer in partly if layer.remark is None]:
             drawn, tiles = (sum(getattr(layer, name) for layer in paged) for name in ("tiles_cell_by_cell", "tiles"))
             names = ", ".join(layer.layer for layer in paged[:4]) + " and others" * (len(paged) > 4)  # noqa: PLR2004
-            notes += [f"Pictures show {drawn:,} of {tiles:,} tiles of {names} cell by cell; --pictures all draws each."]
+            rest = (
+                "a dot of the others is the error furthest from 0 of several cells"
+                if self.shows_errors
+                else "--pictures all (pictures='all') draws each"
+            )
+            notes += [f"Pictures show {drawn:,} of {tiles:,} tiles of {names} cell by cell; {rest}."]
         return tuple(notes)
 
     def _in_short(self) -> str:

@@ -40,10 +40,10 @@ from onnx_gconv.handoff.measured.measured_states import MeasuredStates, measured
 from onnx_gconv.handoff.measured.measurements import (
     FailedCells,
     Measurements,
-    ReadingUnit,
     check_choices,
     open_measurements,
 )
+from onnx_gconv.handoff.measured.units import ReadingUnit
 from onnx_gconv.handoff.pictures import check_pictures, write_error_pictures
 from onnx_gconv.handoff.readback_notes import readback_notes
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.mapping.records.scheme_records import ZeroRecord
 from onnx_gconv.mapping.records.weight_record import WeightRecord
 from onnx_gconv.tensors.streamed import all_elements

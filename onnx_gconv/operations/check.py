@@ -15,7 +15,7 @@ from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.junit_xml import JunitSuite, junit_xml, mapping_cases
 from onnx_gconv.known_names import listed_name
 from onnx_gconv.mapping import Manifest, read_manifest
-from onnx_gconv.mapping.located import ModelValues
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes.check_mapping import CheckMapping, Violation
 from onnx_gconv.passes.remedies import carries_nothing, is_told_of_folded, remedy_of
 from onnx_gconv.shown_report import FrameTables, ShownReport

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import difflib
 import inspect
 import textwrap
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import WeightRecord
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.mapping.preconditions import manifest_or_none, require_mapped
 from onnx_gconv.operations.explanation import CellOnTile, DeviceOfCell, Explanation, ScaleGroup
 from onnx_gconv.operations.other_values import what_else_it_is
@@ -44,13 +43,13 @@ from onnx_gconv.passes.raise_opset import raised_opset
 from onnx_gconv.passes.weight_texts import explanation
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.suggestions import suggestion
 from onnx_gconv.tensors.streamed import element_chunks
 from onnx_gconv.weights import FoundWeight
 
 __all__ = ["explain_weight"]
 
 _HALF_A_CODE = 0.5
-_NEAREST_NAMES = 3
 
 
 def explain_weight(
@@ -146,9 +145,8 @@ def _chosen(model: ir.Model, name: str) -> MappedWeight:
         if (other := what_else_it_is(name, model, checked)) is not None:
             raise ModelError(other)
         known = {each: None for item in manifest.weights for each in (item.known_as, item.name)}
-        near = difflib.get_close_matches(name, known, n=_NEAREST_NAMES)
-        hint = f"did you mean {' or '.join(near)}?" if near else "'onnx-gconv inspect' lists them"
-        raise ModelError(f"no mapped weight is called '{name}'; {hint}")
+        there = suggestion(name, known, of_model=True) or "the model has none"
+        raise ModelError(f"no mapped weight is called '{name}'; {there}")
     if len(found) > 1:
         graphs = " and ".join(f"'{item.record.graph or 'the main graph'}'" for item in found)
         own = sorted({item.record.conductances[0].name for item in found})

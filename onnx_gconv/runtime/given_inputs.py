@@ -12,6 +12,7 @@ import numpy as np
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.runtime.inputs import MOST_NAMED, InputSpec, check_known
 from onnx_gconv.runtime.stored_arrays import ArrayForm, StoredArray, array_form, stored_array
+from onnx_gconv.suggestions import suggestion
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def read_or_stored_arrays(
     with _opened(path, specs) as (loaded, archive):
         # Names, types and shapes are checked before anything is unpacked: a small file may hold gigabytes.
         if other is not None and other not in loaded.files:
-            there = listed(loaded.files, MOST_NAMED) if loaded.files else "nothing"
-            raise ConfigError(f"{path}: there is no array '{other}'; there is {there}")
+            there = suggestion(other, loaded.files, of_model=True) or "there are none"
+            raise ConfigError(f"{path}: there is no array '{other}'; {there}")
         names = [name for name in loaded.files if name != other]
         try:
             _check_names(names, specs, str(path), may_lack)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import operator
 import re
@@ -14,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.visible_text import listed
+from onnx_gconv.suggestions import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -247,10 +246,9 @@ def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
     for name in names:
         if name in known:
             continue
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        has = f"the model has {listed(known, MOST_NAMED)}" if known else "the model has none"
-        raise ConfigError(f"no {what} is named {name!r}{hint} ({has})")
+        raise ConfigError(
+            f"no {what} is named {name!r}; {suggestion(name, known, of_model=True) or 'the model has none'}"
+        )
 
 
 def _resolve_shapes(

@@ -21,6 +21,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.simulation.metric_figures import Agreement, Cosine, LabelsError, MetricFigure, Sqnr, Top
 from onnx_gconv.simulation.outputs import KeptOutput, Outputs, joined
 from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.suggestions import suggestion
 from onnx_gconv.visible_text import listed
 
 __all__ = ["Metric", "MetricImportError", "chosen_output", "metric_of"]
@@ -34,7 +35,7 @@ _OF_TWO_MODELS: dict[str, tuple[type[MetricFigure], str]] = {
     "agreement": (Agreement, ""),
 }
 _SHARES = {"accuracy", "agreement"}
-_BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, each also @last or @POSITION, or module:function"
+_BUILT_IN = ("accuracy", "topK", "sqnr", "cosine", "agreement")
 _FEWEST_AXES = 3
 _CALLED = "it is called with a dict of outputs by name, and the labels, and gives a number"
 _MOST_NAMED = 5
@@ -200,7 +201,7 @@ def chosen_output(output: str | None, outputs: Outputs) -> str:
         output = next(iter(outputs)) if output is None else output
     name = output
     if name not in outputs:
-        raise ConfigError(f"the model has no output '{name}'; it has {', '.join(map(repr, outputs))}")
+        raise ConfigError(f"the model has no output '{name}'; {suggestion(name, outputs, of_model=True)}")
     found = outputs[name]
     if not (isinstance(found, np.ndarray) and found.dtype.kind in "fiubV"):
         raise ConfigError(f"the output '{name}' is no array of numbers; choose another one with --output-name")
@@ -238,7 +239,8 @@ def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:
     if (found := _FUNCTION.fullmatch(name)) is not None:
         function = _imported(name, *found.groups())
         return Metric(name, "", _digest(function), output, function=function)
-    raise ConfigError(f"there is no metric '{name}'; there are {_BUILT_IN}")
+    near = suggestion(name, _BUILT_IN, lists_all=False) or f"there are {', '.join(_BUILT_IN)}"
+    raise ConfigError(f"there is no metric '{name}'; {near}, each also @last or @POSITION, or module:function")
 
 
 def _imported(name: str, module: str, function: str) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.watched import WatchedFiles
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.runtime.prompts import TokenIds
 from onnx_gconv.simulation.bench import AskedInputs

@@ -24,7 +24,7 @@ from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import SimulatedRecord, WeightRecord
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation.chips.chip_weight import (
     AbsoluteSums,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnx_gconv.mapping import remove_manifest
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
 

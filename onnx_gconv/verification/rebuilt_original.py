@@ -16,7 +16,10 @@ from onnx_gconv.crossbars.original_weights import OriginalWeights
 from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import Manifest, WeightRecord
-from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.mapped_weight import MappedWeight
+from onnx_gconv.mapping.model_values import ModelValues
+from onnx_gconv.mapping.operands import BrokenMappingError
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes import RaiseOpset

@@ -239,7 +239,7 @@ def _amplified(outputs: OutputsReport) -> Iterator[str]:
         yield (
             f"output '{name}' is off by {error:.2%} of its range, though weights are off by their last digits alone: "
             "unless something else was changed, the model amplifies rounding, as rounded activations and phases do; "
-            "--exact (exact=True) makes weights bit-identical, and removes it"
+            "mapped with --exact (exact=True), weights are bit-identical, which removes it"
         )
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import Manifest
-from onnx_gconv.mapping.located import BrokenMappingError, ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
+from onnx_gconv.mapping.operands import BrokenMappingError
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.verification.rebuilt_original import NoRebuiltOriginalError
 

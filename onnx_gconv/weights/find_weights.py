@@ -21,8 +21,9 @@ from onnx_gconv.weights.opsets import FREE_INITIALIZERS_IR_VERSION
 from onnx_gconv.weights.rearrangement import is_rearranging, node_label, readers
 from onnx_gconv.weights.records import Consumer, Dequantization, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
+from onnx_gconv.weights.slot_use import SlotUse
 from onnx_gconv.weights.unmapped_products import UnmappedProducts, is_matrix_of_numbers
-from onnx_gconv.weights.weight_path import SlotUse, WeightPath, path_to
+from onnx_gconv.weights.weight_path import WeightPath, path_to
 
 __all__ = ["find_weights", "readers_of_weights"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.suggestions import suggestion
 from onnx_gconv.weights.names import NameKind, as_glob
 from onnx_gconv.weights.records import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 
@@ -20,7 +20,6 @@ _KIND_IN_WORDS: dict[NameKind | None, str] = {
     "module": "no module with a weight that can be mapped",
     "op": "no op type of a node that reads a weight that can be mapped",
 }
-_MOST_SUGGESTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class WeightSelection:
         """Move the weights that the patterns leave out to the skipped ones.
 
         Raises:
-            ConfigError: If a pattern matches no weight that could be mapped; the message names the nearest names.
+            ConfigError: If a pattern matches no weight that could be mapped; the message suggests names.
         """
         names = [weight.names for weight in survey.weights]
         globs = {pattern: as_glob(pattern, names) for pattern in (*self.include, *self.exclude)}
@@ -76,11 +75,6 @@ def unmatched(pattern: str, survey: WeightSurvey, kind: NameKind | None = None) 
             f"({skipped.reason.explanation})"
         )
     names = sorted({name for weight in survey.weights for name in weight.names.of_kind(kind)})
-    nearest = difflib.get_close_matches(pattern, names, n=_MOST_SUGGESTIONS, cutoff=0.3) or names[:_MOST_SUGGESTIONS]
-    if nearest:
-        listed = ", ".join(f"'{name}'" for name in nearest)
-    elif survey.weights:
-        listed = "none: the model has no such names"
-    else:
-        listed = "none: the model has no weight that can be mapped"
-    return f"the pattern '{pattern}' matches {_KIND_IN_WORDS[kind]}; nearest names: {listed}"
+    lacks = "such names" if survey.weights else "weight that can be mapped"
+    there = suggestion(pattern, names, of_model=True) or f"the model has no {lacks}"
+    return f"the pattern '{pattern}' matches {_KIND_IN_WORDS[kind]}; {there}"

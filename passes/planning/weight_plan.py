@@ -200,7 +200,8 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
                 how, remedy = "clipped", "; map it without clipping"
             elif conversion.levels is not None:
                 how = f"{conversion.levels.count} levels of"
-                remedy = f"; {_more_levels(weight)}, or accept the loss (--allow-lossy-integers)"
+                lossy = "map with --allow-lossy-integers (allow_lossy_integers=True)"
+                remedy = f"; {_more_levels(weight)}, or accept the loss: {lossy}"
             return (
                 f"consists of integers up to {weight.statistics.max_abs:g}, which {how} "
                 f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart{remedy}"
@@ -228,4 +229,4 @@ def _more_levels(weight: PlannedWeight) -> str:
         levels = None
     if not isinstance(levels, ConductanceLevels):
         return "give it more levels"
-    return f"give it {levels.count} levels or more (--levels weight gives each weight as many as it needs)"
+    return f"give it {levels.count} levels or more (mapped with --levels weight, each weight has as many as it needs)"

@@ -21,7 +21,7 @@ from tests.graphs import chain_model
 
 IS_ROOT = os.geteuid() == 0
 REMEDY = re.compile(
-    r"again|beside|copy|correct it|choose|create|restore it|nearest names|inspect|use g_min|smaller than|--help|"
+    r"again|beside|copy|correct it|choose|create|restore it|did you mean|inspect|use g_min|smaller than|--help|"
     r"free some|raise the limit|never mapped|give |make it dense|rename|permission"
 )
 
@@ -236,7 +236,7 @@ def test_a_conductance_that_no_device_has_is_refused(gconv, folder, option, valu
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_names(gconv, folder, command, option):
     onnx.save(chain_model(weight("encoder.weight"), weight("decoder.weight", 1)), "in.onnx")
     found = gconv(command, "in.onnx", option, "encodr.weight")
-    assert_refused(found, "pattern 'encodr.weight' matches no weight", "nearest names: 'encoder.weight'")
+    assert_refused(found, "pattern 'encodr.weight' matches no weight", "did you mean 'encoder.weight'")
     assert content(folder).keys() == {"in.onnx"}
 
 

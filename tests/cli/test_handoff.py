@@ -125,7 +125,7 @@ def test_a_preset_gives_the_arrays(gconv, tmp_path):
         (["--preset", "pcm-joshy"], "did you mean pcm-joshi?"),
         (
             ["--array", "8x8", "--format", "excel"],
-            "csv, neurosim, npy, zigzag, accelforge, but not 'excel'",
+            "there is no format 'excel'; there are fusion, fusion-pair, csv, neurosim, npy, zigzag, accelforge",
         ),
         (["--preset", "pcm-joshi", "--array", "8x8"], "devices of preset 'pcm-joshi' reach 0.25 .. 25 µS"),
     ],

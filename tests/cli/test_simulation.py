@@ -79,7 +79,7 @@ def test_a_plain_model_is_mapped_with_the_options_of_map(gconv):
     ("command", "options", "message"),
     [
         ("simulate", ["--levels", "16"], "the model is mapped already, so that a configuration would say nothing"),
-        ("program", ["--device", "pmc"], "there is no device model 'pmc'; the nearest names are pcm"),
+        ("program", ["--device", "pmc"], "there is no device model 'pmc'; did you mean pcm"),
         ("program", ["--time", "soon"], "a time is a number and one of s, min, h, d, mo, y"),
         ("program", ["--device-option", "x"], "--device-option is KEY=VALUE, such as read_scale=0.5, but not 'x'"),
         ("program", ["--read-noise", "live", "--device", "{mapped}.csv"], "cannot read '"),

@@ -151,11 +151,11 @@ def test_include_and_exclude_leave_weights_out_before_overrides_do(survey):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"op": "Cnv"}, r"overrides\[0\].op: the pattern 'Cnv' matches no op type .*; nearest names: 'Conv'"),
-        ({"module": "encodr"}, r"overrides\[0\].module: .* matches no module .*; nearest names: 'encoder'"),
-        ({"weight": ["head", "heads"]}, r"overrides\[0\].weight: the pattern 'heads' .*; nearest names: 'head'"),
+        ({"op": "Cnv"}, r"overrides\[0\].op: the pattern 'Cnv' matches no op type .*; did you mean 'Conv'"),
+        ({"module": "encodr"}, r"overrides\[0\].module: .* matches no module .*; did you mean 'encoder'"),
+        ({"weight": ["head", "heads"]}, r"overrides\[0\].weight: the pattern 'heads' .*; did you mean 'head'"),
         ({"match": "/heed/*"}, r"overrides\[0\].match: .* matches no weight and no parameter, node, .* '/head/Gemm'"),
-        ({"parameter": "lin.*"}, r"matches no parameter .*; nearest names: 'first', 'head', 'second'"),
+        ({"parameter": "lin.*"}, r"matches no parameter .*; there are 'first', 'head', 'second'"),
         ({"op": "Conv", "module": "head"}, r"overrides\[0\]: no weight matches its module and op at once"),
     ],
 )

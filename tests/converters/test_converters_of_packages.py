@@ -238,7 +238,7 @@ def test_it_is_listed_with_its_package(with_package):
         "no TOML": "--converter-option: the value of midpoint should be in TOML syntax, such as 5.0, true, [1, 3] or a "
         "word, but it is '1,5'",
         "wrong setting in a file": "defaults.converter.midpiont: the converter reference-pair has no such setting; "
-        "there are midpoint",
+        "did you mean midpoint?",
         "setting of another": "--exact needs --converter single-pair, not reference-pair; leave one of them out",
     }.items(),
 )

@@ -113,7 +113,7 @@ WRONG = [
     ("reram-wan2022", {"noise_scale": -2}, "noise_scale is 0 or more, but it is -2.0"),
     ("gaussian", {"sigma_us": -1}, "device gaussian: sigma_us is 0 or more, but it is -1.0"),
     ("log-normal", {"sigma": np.inf}, "device log-normal: sigma is 0 or more, but it is inf"),
-    ("pcm", {"gmax": 1}, "the device model 'pcm' has no setting 'gmax'; it has g_max, g_min, "),
+    ("pcm", {"gmax": 1}, "the device model 'pcm' has no setting 'gmax'; did you mean g_max?"),
     ("measured", {}, "the device model 'measured' needs the setting 'target_us'"),
     (
         "gaussian",
@@ -149,7 +149,7 @@ WRONG = [
         {"target_us": [1], "seconds": [0], "mean_us": [[1]], "sigma_us": [[1]]},
         "needs 2 targets and 1 time or more, but has 1 and 1",
     ),
-    ("pcm-josi", {}, "there is no device model 'pcm-josi'; the nearest names are pcm-joshi"),
+    ("pcm-josi", {}, "there is no device model 'pcm-josi'; did you mean pcm-joshi"),
     ("isaac", {}, "the preset 'isaac' has a range, but no device model; these have one: pcm-joshi, "),
 ]
 
@@ -393,7 +393,7 @@ def test_devices_of_any_model_are_stuck_if_settings_say_so():
     assert 150 < (named.program(targets, rng(3)).programmed_us == 20).sum() < 250
     with pytest.raises(ConfigError, match=r"fractions of stuck devices .* but they are 2 and 0"):
         device_model("gaussian", stuck_low=2)
-    with pytest.raises(ConfigError, match="the device model 'gaussian' has no setting 'stuck'; it has "):
+    with pytest.raises(ConfigError, match="the device model 'gaussian' has no setting 'stuck'; there are g_max, "):
         device_model("gaussian", stuck=0.1)
 
 
@@ -467,7 +467,7 @@ def test_the_model_that_a_package_brings_is_made_with_its_settings(own_registry)
     own_registry += [EntryPoint("borrowed", "onnx_gconv.devices.pcm:PcmDevice", "onnx_gconv.devices")]
     device = device_model("borrowed", g_max=30.0)
     assert (type(device), device.g_max) == (PcmDevice, 30)
-    with pytest.raises(ConfigError, match="the device model 'borrowed' has no setting 'colour'; it has "):
+    with pytest.raises(ConfigError, match="the device model 'borrowed' has no setting 'colour'; there are g_max, "):
         device_model("borrowed", colour=1.0)
 
 

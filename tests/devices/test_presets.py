@@ -106,7 +106,7 @@ def test_conductances_are_those_of_the_resistances_that_tools_give(name, g_min_o
 def test_a_name_that_is_not_known_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match=r"there is no preset 'PCM-Joshy'; did you mean pcm-joshi\?"):
         preset("PCM-Joshy")
-    with pytest.raises(ConfigError, match="there is no preset 'zzz'; 'onnx-gconv presets' lists them"):
+    with pytest.raises(ConfigError, match="there is no preset 'zzz'; there are ideal, pcm-joshi, "):
         preset("zzz")
 
 

@@ -20,7 +20,8 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff import open_bundle, write_bundle
 from onnx_gconv.mapping import MANIFEST_KEY, read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme

@@ -232,5 +232,7 @@ def test_layers_and_tiles_that_are_not_there_are_errors_with_examples(handed_off
     assert bundle.layer("W") is bundle.layer("L000")
     with pytest.raises(BundleError, match=r"has no layer 'V'; there are L000 \(W\)"):
         bundle.layer("V")
+    with pytest.raises(BundleError, match=r"has no layer 'L0000'; did you mean 'L000'\?"):
+        bundle.layer("L0000")
     with pytest.raises(BundleError, match=r"has no tile 'L000/T0099'; ids are like L000/T0000"):
         bundle.tile("L000/T0099")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 
 import h5py
 import numpy as np
@@ -121,14 +122,25 @@ def test_readings_in_siemens_are_refused_in_a_table_and_converted_in_arrays(hand
     chip = NoisyChip(bundle, sigma=0.25)
     write_targets(bundle, tmp_path / "all.csv", tolerance_us=TOLERANCE)
     lines = chip.write(lines_of(tmp_path / "all.csv"))
+    filled = save(tmp_path / "filled.csv", lines)
     for line in lines:
         line["reading_us"] = repr(float(line["reading_us"]) * 1e-6)
     table, arrays = save(tmp_path / "siemens.csv", lines), tmp_path / "siemens.npz"
     np.savez(arrays, **{key: states * 1e-6 for key, states in chip.states.items()})
-    for measured, options in ((table, {}), (table, {"unit": "S"}), (arrays, {})):
-        with pytest.raises(BundleError, match=r"siemens\....': the largest reading is .*e-05 µS, but targets"):
+    in_us = "give --unit uS (unit='uS')"
+    for measured, options, remedy in (
+        (table, {}, f"If readings are in siemens, write µS into tables; if they are in µS, {in_us}"),
+        (table, {"unit": "S"}, "Tables are not converted: write µS into them. If the chip conducts so little, give"),
+        (arrays, {}, f"If readings are in siemens, give --unit S (unit='S'); if they are in µS, {in_us}"),
+    ):
+        message = rf"siemens\....': the largest reading is .*e-05 µS, but targets .*\. {re.escape(remedy)}"
+        with pytest.raises(BundleError, match=message):
             write_targets(bundle, tmp_path / "t.csv", only_off_target=measured, tolerance_us=TOLERANCE, **options)
         assert not (tmp_path / "t.csv").exists()
+    with pytest.raises(
+        BundleError, match=r"siemens.npz' and '.*siemens.csv': .* give --unit S .* and write µS into tables"
+    ):
+        write_targets(bundle, tmp_path / "t.csv", measured=filled, updates=[arrays, table])
     report = write_targets(bundle, tmp_path / "t.csv", only_off_target=arrays, tolerance_us=TOLERANCE, unit="S")
     assert report.total.listed == len(chip.off_target())
 

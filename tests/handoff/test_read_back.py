@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -309,7 +310,7 @@ def test_readings_that_look_like_siemens_are_refused_unless_their_unit_is_given(
     mapped, siemens = tmp_path / "model.gconv.onnx", tmp_path / "siemens.h5"
     with pytest.raises(BundleError, match=r"siemens.h5': the largest reading is 2\.\d+e-05 µS, but targets .* 25 µS"):
         read_back(mapped, siemens, tmp_path / "siemens.onnx")
-    with pytest.raises(BundleError, match=r"siemens.h5': the largest reading .* or write µS into a table; if they"):
+    with pytest.raises(BundleError, match=r"siemens.h5': the largest .* If readings are in siemens, give --unit S"):
         read_back(mapped, tmp_path / "us.h5", tmp_path / "siemens.onnx", updates=[siemens])
     assert not (tmp_path / "siemens.onnx").exists()
     in_us = read_back(mapped, tmp_path / "us.h5", tmp_path / "us.onnx")
@@ -319,10 +320,45 @@ def test_readings_that_look_like_siemens_are_refused_unless_their_unit_is_given(
         assert other.weights.rms == pytest.approx(one.weights.rms, rel=1e-6)
     dead = read_back(mapped, siemens, tmp_path / "dead.onnx", unit="uS")
     assert dead.layers[0].errors.mean_us < in_us.layers[0].errors.mean_us - 1
-    with pytest.raises(BundleError, match=r"out of the range .* give conductances in µS, or a wider .*; --unit S"):
-        read_back(mapped, tmp_path / "us.h5", tmp_path / "x.onnx", unit="S")
     with pytest.raises(ConfigError, match="readings are in 'uS' or in 'S', siemens, but not in 'mS'"):
         read_back(mapped, siemens, tmp_path / "x.onnx", unit="mS")
+
+
+CONVERTED = r"--unit S (unit='S') has converted "
+TO_US = r"--unit uS (unit='uS')"
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit", "limits", "remedy"),
+    [
+        (1.0, "S", None, f"{CONVERTED}it from siemens; if the file is in µS, give {TO_US}"),
+        (1e-5, "S", None, f"{CONVERTED}it from siemens; give conductances in siemens, or a wider range with --limits "),
+        (1e-6, None, (-1e-6, 1e-6), "give conductances in µS, or a wider range with --limits LOW..HIGH (limits="),
+        (
+            1e-6,
+            None,
+            (1.0, 30.0),
+            "if readings are in siemens, give --unit S (unit='S'); else give a wider range",
+        ),
+        (1e-6, "uS", (1.0, 30.0), "give conductances in µS, or a wider range with --limits LOW..HIGH (limits="),
+        (1e3, None, None, "give conductances in µS, or a wider range with --limits LOW..HIGH (limits="),
+        (1e-9, None, None, f"If readings are in siemens, give --unit S (unit='S'); if they are in µS, give {TO_US}"),
+        (
+            1e-12,
+            "S",
+            None,
+            f"{CONVERTED}arrays from siemens already. If the chip conducts so little, give readings",
+        ),
+    ],
+)
+def test_the_remedy_for_readings_in_another_unit_fits_the_unit_that_was_given(
+    loop, tmp_path, factor, unit, limits, remedy
+):
+    chip, _, _ = loop(scheme=MappingScheme(converters.SinglePairConductanceConverter(), Granularity()))
+    chip.measured = {key: np.nan_to_num(values) * factor for key, values in chip.measured.items()}
+    chip.write(tmp_path / "other.h5")
+    with pytest.raises(BundleError, match=re.escape(remedy)):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "other.h5", dry_run=True, unit=unit, limits=limits)
 
 
 def test_readings_of_devices_near_zero_are_not_taken_for_siemens(loop, tmp_path):

@@ -129,7 +129,7 @@ def test_options_win_over_what_the_file_says_but_only_if_they_are_given(tmp_path
 
 def test_messages_name_the_option_as_it_stands_in_the_workflow(tmp_path):
     refused({"g_max": "40"}, "g_max: should be a number, but it is '40'")
-    refused({"device": "no-such"}, "device: there is no preset 'no-such'; 'onnx-gconv presets' lists them")
+    refused({"device": "pcm-joshy"}, "device: there is no preset 'pcm-joshy'; did you mean pcm-joshi?")
     refused(
         {"device": "pcm-joshi", "g_max": 4.0},
         "g_max: device says which devices there are, too; give all of it in one of them",

@@ -168,7 +168,7 @@ def test_of_a_chip_nothing_is_promised(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("stem.weigth",), "no mapped weight is called 'stem.weigth'; did you mean stem.weight"),
+        (("stem.weigth",), "no mapped weight is called 'stem.weigth'; did you mean 'stem.weight'"),
         (
             ("stem.bias",),
             (

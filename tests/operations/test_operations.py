@@ -178,7 +178,7 @@ def test_patterns_choose_the_weights_by_their_names_or_those_of_their_nodes(mlp,
 @pytest.mark.parametrize("option", ["include", "exclude"])
 @pytest.mark.parametrize("operation", [map_model, inspect_model])
 def test_a_pattern_that_matches_nothing_is_an_error_with_the_nearest_names(mlp, operation, option):
-    with pytest.raises(ConfigError, match=r"'fisrt'.*nearest names: 'first'"):
+    with pytest.raises(ConfigError, match=r"'fisrt'.*did you mean 'first'"):
         operation(mlp, **{option: ["fisrt"]})
     assert [item.name for item in mlp.parent.iterdir()] == ["mlp.onnx"]
 

@@ -9,6 +9,7 @@ import pytest
 
 from onnx_gconv.operations.operations import inspect_model, map_model, restore_model
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.passes.remarks import fidelity_warnings
 from onnx_gconv.verification import verify
 
 FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
@@ -182,19 +183,37 @@ class TestCounts:
         assert "share" not in str(map_model(write(text, W=normal(4, 4))))
 
 
+def _sliced(bits, slice_bits):
+    return {"name": "bit-sliced-pair", "bits": bits, "slice_bits": slice_bits}
+
+
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
         (
             {"levels": 3},
-            "take more levels than 3 (--levels), a scale for each channel (--granularity channel), or spread",
+            "map with more levels than 3 (--levels), a scale for each channel (--granularity channel), or codes that",
         ),
         (
-            {"levels": 4, "converter": "bit-sliced-pair"},
-            "its slices need 16 levels, but devices have 4: give slices the",
+            {"levels": 3, "granularity": "channel"},
+            "map with more levels than 3 (--levels), a scale for each channel of each tile (--granularity tile-channel",
         ),
-        ({"clipping": {"percentile": 60}}, "clip less (--clip-percentile 99.9, or none)"),
-        ({"converter": {"name": "bit-sliced-pair", "bits": 2, "slice_bits": 1}}, "give codes more bits (--bits 8)"),
+        ({"levels": 3, "granularity": {"tile": "8x8"}}, "map with more levels than 3 (--levels), smaller tiles (--ti"),
+        (
+            {"levels": 4, "converter": "bit-sliced-pair"},
+            "but devices have 4: map with slices of the bits that a device holds (--slice-bits 2)",
+        ),
+        (
+            {"levels": 5, "converter": _sliced(8, 3)},
+            "but devices have 5: map with slices of the bits that a device holds (--slice-bits 1)",
+        ),
+        (
+            {"levels": [0, 0.5, 25], "converter": _sliced(8, 4)},
+            "its slices need 16 equal levels: map with --levels 16.",
+        ),
+        ({"clipping": {"percentile": 60}}, "map with less clipping (--clip-percentile 99.9, or none)"),
+        ({"clipping": {"value": 0.25}}, "map with clipping at more than 0.25 (--clip-value), or without"),
+        ({"converter": _sliced(2, 1)}, "map with codes of more bits (--bits 8)"),
     ],
 )
 def test_weights_below_20_db_carry_a_warning_with_the_remedy(write, normal, options, remedy):
@@ -209,6 +228,30 @@ def test_weights_below_20_db_carry_a_warning_with_the_remedy(write, normal, opti
     verified = verify(model, report.output)
     assert any(note.startswith(warning) and remedy in note for note in verified.outputs.notes)
     assert "Note: Warning" not in text_of(verified)
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"converter": _sliced(8, 4)}, "map with codes of more bits (--bits 12)"),
+        ({"converter": _sliced(14, 4)}, "map with codes of more bits (--bits 16)"),
+        ({"converter": _sliced(16, 4)}, "map with a scale for each channel (--granularity channel)"),
+        ({"converter": _sliced(4, 2), "levels": 256}, "map with codes of more bits (--bits 8)"),
+        ({"converter": _sliced(4, 3), "levels": 256}, "(--slice-bits 4)"),
+        (
+            {"clipping": {"percentile": 99.95}},
+            "map with clipping at a percentile above 99.95 (--clip-percentile), or",
+        ),
+    ],
+)
+def test_the_remedy_is_no_setting_that_the_weight_has_already(write, options, remedy):
+    weight = np.full((128, 128), 0.0038, np.float32)
+    weight[0, :8] = 1  # a share of 0.0005 of all weights
+    model = write("g (float[2,128] x) => (float[2,128] y) { y = MatMul(x, W) }", W=weight)
+    [record] = map_model(model, **options).mapped
+    loss = record.loss.model_copy(update={"sqnr_db": 10.0})  # of 16 bits, only a weight of gigabytes has so little
+    [warning] = fidelity_warnings([record.model_copy(update={"loss": loss})])
+    assert remedy in warning
 
 
 def test_weights_of_20_db_and_more_carry_none(write, normal):

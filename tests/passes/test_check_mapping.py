@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from onnx_gconv.converters import Decoding, SinglePairConductanceConverter
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.mapping import MANIFEST_KEY, read_manifest, remove_manifest
-from onnx_gconv.mapping.located import BrokenMappingError, ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.mapping.nodes import rebuild_nodes
+from onnx_gconv.mapping.operands import BrokenMappingError
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes import CheckMapping, MapConductances, Violation
 

@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes import MapConductances
 from tests.packed_models import Points, matmul_model, quantized
 

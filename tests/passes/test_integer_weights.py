@@ -11,7 +11,8 @@ from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, UnmappableWeightError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 
 RNG = np.random.default_rng(0)
@@ -278,12 +279,12 @@ def test_options_that_are_not_known_are_refused(options):
 
 def test_errors_of_codes_are_judged_beside_the_codes_less_their_zero_points(parse, tmp_path):
     """As the figures of the program that makes a chip are: the zero point is no part of what devices hold."""
-    stored = (codes(16, 8, dtype=np.uint8) // 4 + 110).astype(np.uint8)
+    stored = np.random.default_rng(0).integers(110, 174, (64, 32), np.uint8)  # many, so that noise is near its mean
     model = parse(
-        "g (uint8[2,16] x) => (int32[2,8] y) { y = MatMulInteger(x, W, xz, z) }",
+        "g (uint8[2,64] x) => (int32[2,32] y) { y = MatMulInteger(x, W, xz, z) }",
         W=stored,
         xz=np.uint8(3),
-        z=np.full(8, 128, np.uint8),
+        z=np.full(32, 128, np.uint8),
     )
     save_model(model, tmp_path / "plain.onnx")
     map_model(tmp_path / "plain.onnx", tmp_path / "mapped.onnx")

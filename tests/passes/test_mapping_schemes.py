@@ -10,7 +10,8 @@ from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, UnmappableWeightError
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.conversion import WeightConversion

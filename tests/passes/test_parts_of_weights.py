@@ -15,7 +15,8 @@ from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff import open_bundle
 from onnx_gconv.mapping import read_manifest, write_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes import CheckMapping
 from tests.packed_models import matmul_model, quantized, saved
 

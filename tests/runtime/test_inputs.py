@@ -238,8 +238,8 @@ def test_a_value_that_is_no_range_says_what_is_one(value: Any) -> None:
         generate_inputs([spec], dims={}, values={"x": value}, fallback_size=2, seed=0)
 
 
-def test_a_value_for_an_unknown_input_names_the_nearest_and_all_there_are() -> None:
-    message = r"no input is named 'input_id'; did you mean 'input_ids'\? \(the model has input_ids, mask\)"
+def test_a_value_for_an_unknown_input_names_the_nearest() -> None:
+    message = r"no input is named 'input_id'; did you mean 'input_ids'\?$"
 
     with pytest.raises(ConfigError, match=message):
         generate(spec("input_ids", 1), spec("mask", 1), values={"input_id": ValueRange(0, 1)})
@@ -309,22 +309,22 @@ def test_an_expression_can_be_set_by_its_name() -> None:
     assert shapes(spec("x", "n"), spec("y", "n + 1"), dims={"n + 1": 9}) == {"x": (1,), "y": (9,)}
 
 
-def test_an_unknown_dimension_names_the_nearest_and_all_there_are() -> None:
-    message = r"no symbolic dimension is named 'bacth'; did you mean 'batch'\? \(the model has batch, x:2\)"
+def test_an_unknown_dimension_names_the_nearest() -> None:
+    message = r"no symbolic dimension is named 'bacth'; did you mean 'batch'\?$"
 
     with pytest.raises(ConfigError, match=message):
         generate(spec("x", "batch", 3, None), dims={"bacth": 1})
 
 
 def test_a_dimension_of_a_model_without_symbolic_ones_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no symbolic dimension is named 'batch' \(the model has none\)"):
+    with pytest.raises(ConfigError, match=r"no symbolic dimension is named 'batch'; the model has none"):
         generate(spec("x", 1), dims={"batch": 1})
 
 
 def test_a_long_list_of_known_names_is_cut() -> None:
     specs = [spec(f"cache.{index}", None) for index in range(30)]
 
-    with pytest.raises(ConfigError, match="and 10 more"):
+    with pytest.raises(ConfigError, match=r"there are 30, such as 'cache\.0:0', "):
         generate(*specs, dims={"batch": 1})
 
 
@@ -462,7 +462,7 @@ def test_any_rank_is_taken_where_the_model_says_none(tmp_path: Path) -> None:
         ({"x": np.ones((1, 3), np.float32)}, "input 'y' is missing; there is x, and the model needs x, y"),
         (
             {"x": np.ones((1, 3), np.float32), "y": np.ones(2, np.int64), "yy": np.ones(2)},
-            r"no input is named 'yy'; did you mean 'y'\? \(the model has x, y\); leave out arrays that are no",
+            r"no input is named 'yy'; did you mean 'y'\?; leave out arrays that are no",
         ),
         (
             {"x": np.ones((1, 3)), "y": np.ones(2, np.int64)},

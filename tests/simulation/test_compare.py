@@ -356,11 +356,11 @@ def test_the_picture_has_a_line_for_each_candidate(lab):
         ),
         (
             '[[candidates]]\nname = "b"\ndevice = "pmc"',
-            r"'c.toml', line 1: candidates\[0\] 'b': there is no device model 'pmc'; the nearest names are pcm",
+            r"'c.toml', line 1: candidates\[0\] 'b': there is no device model 'pmc'; did you mean pcm",
         ),
         (
             'device_options = { reed_scale = 2.0 }\n[[candidates]]\nname = "b"',
-            r"'c.toml', line 2: candidates\[0\] 'b': the device model 'pcm' has no setting 'reed_scale'; it has g_max",
+            r"'c.toml', line 2: candidates\[0\] 'b': the device model 'pcm' has no setting 'reed_scale'; did you mean",
         ),
         (
             '[[candidates]]\nname = "b"\nmapping = { g_max = 60.0 }',

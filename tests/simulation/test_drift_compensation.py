@@ -16,7 +16,8 @@ from onnx_gconv.devices import normal_numbers
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest, write_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.verification import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:aihwkit.*", "ignore::UserWarning:aihwkit.*")

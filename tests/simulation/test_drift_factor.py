@@ -11,7 +11,8 @@ from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 from onnx_gconv.devices import normal_numbers
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.simulation import program_model
 

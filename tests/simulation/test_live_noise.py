@@ -18,7 +18,8 @@ from onnx_gconv.devices import device_model
 from onnx_gconv.devices.gaussian import GaussianDevice
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes import CheckMapping, MapConductances, MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation import program_model
 from onnx_gconv.simulation.chips.chips import chips_of

@@ -18,7 +18,8 @@ from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.devices.registry import device_model
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.schemes.granularity import Granularity

@@ -17,7 +17,8 @@ from onnx_gconv.devices.base_device import BaseDeviceModel, Devices
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping.located import ModelValues, locate
+from onnx_gconv.mapping.located import locate
+from onnx_gconv.mapping.model_values import ModelValues
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import CheckMapping, MapConductances
 from onnx_gconv.simulation import program_model
@@ -282,7 +283,7 @@ def refused(expected, error=gconv.ConfigError):
 
 def test_devices_that_there_are_not_and_wrong_settings(files, tmp_path):
     _, mapped = files()
-    with refused("^there is no device model 'pmc'; the nearest names are pcm"):
+    with refused("^there is no device model 'pmc'; did you mean pcm"):
         program_model(mapped, tmp_path / "chip.onnx", "pmc")
     with refused("has no setting 'noise'"):
         program_model(mapped, tmp_path / "chip.onnx", "pcm", settings={"noise": 1})

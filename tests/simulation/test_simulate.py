@@ -306,7 +306,7 @@ def test_labels_without_their_name_and_too_many_scores_have_a_remedy(digits):
     with pytest.raises(gconv.ConfigError) as found:
         simulated(digits, labels=None)
     assert str(found.value) == (
-        f"{digits / 'data.npz'}: no input is named 'labels' (the model has pixels); if it has the classes of the "
+        f"{digits / 'data.npz'}: no input is named 'labels'; there is 'pixels'; if it has the classes of the "
         "samples, name it with --labels"
     )
     with pytest.raises(gconv.ConfigError) as found:
@@ -445,14 +445,14 @@ def test_a_journal_that_cannot_be_written(digits, tmp_path):
         ({"batch": 0}, "the batch is a whole number from 1.*, but it is 0"),
         ({"times": ()}, "there is no time to simulate; give one or more"),
         ({"times": ("1x",)}, "a time is a number and one of s, min, h, d, mo, y"),
-        ({"labels": "classes"}, "there is no array 'classes'; there is pixels, labels"),
+        ({"labels": "classes"}, "there is no array 'classes'; did you mean 'labels'"),
         ({"labels": "pixels"}, "the labels 'pixels' are an input of the model"),
-        ({"labels": None, "metric": "accuracy"}, r"no input is named 'labels' \(the model has pixels\)"),
+        ({"labels": None, "metric": "accuracy"}, r"no input is named 'labels'; there is 'pixels'"),
         ({"metric": "f1"}, r"there is no metric 'f1'; there are accuracy, topK, sqnr"),
-        ({"output": "scores"}, "the model has no output 'scores'; it has 'logits'"),
+        ({"output": "scores"}, "the model has no output 'scores'; there is 'logits'"),
         ({"dims": {"batch": 2}}, "sizes and values are for generated inputs"),
         ({"device": "reram-wan2022", "times": ("1h",)}, "reram-wan2022"),
-        ({"device": "pmc"}, "there is no device model 'pmc'; the nearest names are pcm"),
+        ({"device": "pmc"}, "there is no device model 'pmc'; did you mean pcm"),
         ({"inputs": "none.npz"}, "none.npz: does not exist"),
         ({"inputs": model_path("digits_mlp.onnx")}, "is not an .npz file"),
     ],

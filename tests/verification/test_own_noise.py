@@ -108,7 +108,7 @@ def test_eight_bit_activations_of_the_runtime_are_no_tolerance(tmp_path, normal,
 
 
 AMPLIFIED = (
-    "the model amplifies rounding, as rounded activations and phases do; --exact (exact=True) makes weights bit-id"
+    "the model amplifies rounding, as rounded activations and phases do; mapped with --exact (exact=True), weights are "
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -81,14 +83,14 @@ def test_what_was_skipped_before_stays_skipped(survey):
 
 @pytest.mark.parametrize("selection", [{"include": ["encodr_weight"]}, {"exclude": ["encodr_weight"]}])
 def test_a_pattern_that_matches_nothing_is_an_error_that_names_the_nearest_names(survey, selection):
-    with pytest.raises(ConfigError, match=r"'encodr_weight' matches no weight .* nearest names: 'encoder_weight', "):
+    with pytest.raises(ConfigError, match=r"'encodr_weight' matches no weight .*; did you mean 'encoder_weight'"):
         WeightSelection(**selection).apply(survey)
 
 
-def test_at_most_three_names_are_suggested(survey):
+def test_a_pattern_that_is_near_to_nothing_gets_some_of_the_names(survey):
     with pytest.raises(ConfigError) as error:
         WeightSelection(include=["zzz"]).apply(survey)
-    assert str(error.value).partition("nearest names: ")[2].count(", ") == 2
+    assert re.fullmatch(r".*; there are \d+, such as ('\w+', ){4}'\w+'", str(error.value))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_a_name_with_brackets_that_is_skipped_says_why(parse, normal):
 
 
 def test_case_matters(survey):
-    with pytest.raises(ConfigError, match=r"'head_weight' matches no weight .* nearest names: 'Head_weight'"):
+    with pytest.raises(ConfigError, match=r"'head_weight' matches no weight .* did you mean 'Head_weight'\?"):
         WeightSelection(include=["head_weight"]).apply(survey)
 
 
@@ -137,7 +139,7 @@ def test_a_pattern_that_only_a_skipped_weight_matches_says_why_that_is_skipped(s
 
 def test_a_pattern_for_a_model_without_weights_says_that_there_are_none(parse):
     survey = find_weights(parse("g (float x) => (float y) { y = Identity(x) }"))
-    with pytest.raises(ConfigError, match="none: the model has no weight that can be mapped"):
+    with pytest.raises(ConfigError, match="the model has no weight that can be mapped"):
         WeightSelection(include=["W"]).apply(survey)
 
 
@@ -145,8 +147,8 @@ def test_a_module_for_a_model_that_tells_none_says_so(survey):
     with pytest.raises(ConfigError) as raised:
         Configuration.of({"overrides": [{"module": "encoder", "levels": 4}]}).resolve(survey)
     assert str(raised.value) == (
-        "overrides[0].module: the pattern 'encoder' matches no module with a weight that can be mapped; nearest names: "
-        "none: the model has no such names"
+        "overrides[0].module: the pattern 'encoder' matches no module with a weight that can be mapped; the model has "
+        "no such names"
     )
 
 
@@ -205,7 +207,7 @@ def test_the_operation_that_an_exporter_notes_is_no_module(exported):
 
 
 def test_the_nearest_names_may_be_parameters_and_modules(exported):
-    with pytest.raises(ConfigError, match=r"nearest names: 'encoder.layers.0.weight'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'encoder.layers.0.weight'"):
         WeightSelection(include=["encoder.layer.0.weights"]).apply(exported)
 
 

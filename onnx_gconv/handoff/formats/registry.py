@@ -21,6 +21,7 @@ from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
 from onnx_gconv.handoff.formats.sample import Bits, GivenInputs, run_sample
 from onnx_gconv.handoff.formats.zigzag import ZigZag
 from onnx_gconv.handoff.manifest import FileRecord
+from onnx_gconv.suggestions import suggestion
 
 __all__ = [
     "FORMATS",
@@ -69,7 +70,7 @@ def format_named(name: str) -> HandoffFormat:
         ConfigError: If there is none.
     """
     if name not in FORMATS:
-        raise ConfigError(f"a format is one of {', '.join(FORMATS)}, but not '{name}'")
+        raise ConfigError(f"there is no format '{name}'; {suggestion(name, FORMATS)}")
     return FORMATS[name]
 
 

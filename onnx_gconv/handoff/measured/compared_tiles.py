@@ -21,17 +21,14 @@ from onnx_gconv.errors import BundleError
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measured.measurements import MeasuredArray, Measurements, ReadingUnit
+from onnx_gconv.handoff.measured.measurements import MeasuredArray, Measurements
+from onnx_gconv.handoff.measured.units import ReadingUnit, looks_like_siemens, remedy_of_small_readings
 from onnx_gconv.handoff.readback_report import LayerReadback, TileReadback
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 from onnx_gconv.tensors.streamed import worker_count
 
 # Readings this close to their targets, as a part of the largest target, were not measured but copied.
 _WRITTEN_DIGITS = 1e-6
-
-# Readings may be in siemens if the largest one is below this part of the largest target. In siemens, numbers are 1e-6
-# of those in µS; 1e-3 leaves room for a device that conducts far less than its target.
-_LOOKS_LIKE_SIEMENS = 1e-3
 
 __all__ = [
     "compared_layers",
@@ -231,13 +228,16 @@ def refuse_siemens(measurements: Measurements, unit: ReadingUnit | None) -> None
             target of the cells that were read.
     """
     for is_later, (reading, target) in measurements.largest_us.items():
-        if unit != "uS" and 0 < reading < _LOOKS_LIKE_SIEMENS * target:
-            files = measurements.files[1:] if is_later else measurements.files[:1]
-            raise BundleError(
-                f"{' and '.join(map(repr, map(str, files)))}: the largest reading is {reading:.3g} µS, but targets of "
-                f"the cells that were read go up to {target:.3g} µS. If readings are in siemens, give --unit S "
-                "(unit='S'), or write µS into a table; if they are in µS, give --unit uS (unit='uS')"
-            )
+        if unit == "uS" or reading <= 0 or not looks_like_siemens(reading, target):
+            continue
+        files = measurements.updates if is_later else (measurements,)
+        named = " and ".join(f"'{file.path}'" for file in files)
+        are_tables = [file.is_table for file in files]
+        remedy = remedy_of_small_readings(unit, has_arrays=not all(are_tables), has_tables=any(are_tables))
+        raise BundleError(
+            f"{named}: the largest reading is {reading:.3g} µS, but targets of the cells that were read go up to "
+            f"{target:.3g} µS. {remedy}"
+        )
 
 
 def _partners(pair: tuple[int, int], device: int) -> tuple[int, ...]:

@@ -18,23 +18,18 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import default_bundle_path
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, LayerRecord, TileRecord, read_bundle_manifest
 from onnx_gconv.handoff.measured.readings_table import ReadingsTable
+from onnx_gconv.handoff.measured.units import ReadingUnit, in_microsiemens, remedy_of_range
 
 __all__ = [
     "MEASURED_FILES",
     "FailedCells",
     "MeasuredArray",
     "Measurements",
-    "ReadingUnit",
     "check_choices",
     "open_measurements",
 ]
 
 FailedCells: TypeAlias = Literal["target", "measured"]
-
-ReadingUnit: TypeAlias = Literal["uS", "S"]
-"""The unit of measured arrays: µS, or siemens, which are converted. Tables are always in µS, as their column says."""
-
-_US_PER_SIEMENS = 1e6
 
 MEASURED_FILES: dict[ArraysKind, str] = {"hdf5": "measured.h5", "npz": "measured.npz"}
 
@@ -162,7 +157,7 @@ def open_measurements(
                 manifest,
                 limits=limits,
                 failed_cells=failed_cells,
-                unit="uS" if its_kind == "csv" else unit,
+                unit=unit,
                 is_round=number > 0 or its_kind == "csv",
             )
             found.append(opened.enter_context(measurements))
@@ -244,6 +239,11 @@ class Measurements:
         return self.path, *(update.path for update in self.updates)
 
     @property
+    def is_table(self) -> bool:
+        """Whether the file is a table of readings, which are in µS."""
+        return isinstance(self._reader, ReadingsTable)
+
+    @property
     def holds_targets(self) -> bool:
         """Whether any array compared so far equals its targets."""
         return bool(self.equal_to_targets)
@@ -311,7 +311,7 @@ class Measurements:
             raise BundleError(
                 f"'{self.path}': array '{key}' is {values.dtype}, but conductances are floating-point numbers in µS"
             )
-        return values.astype(np.float64) * _US_PER_SIEMENS if self._unit == "S" else values
+        return values if self.is_table else in_microsiemens(values, self._unit)
 
     def is_created(self, tile: TileRecord, device: int) -> bool:
         """Whether the file has an array for a device of a tile, even if nothing was written to it."""
@@ -350,10 +350,10 @@ class Measurements:
                 f"'{self.path}': {cell} is {found:g}, no conductance{others}; mark cells that could not be measured "
                 f"with false in an array '{key}{_SUCCESS}'"
             )
+        largest = float(np.nanmax(conductances[is_wrong]))
+        remedy = remedy_of_range(largest, self.limits(layer), self._unit, is_table=self.is_table)
         raise BundleError(
-            f"'{self.path}': {cell} is {found:g} µS, out of the range {low:g} .. {high:g} µS{others}; give "
-            "conductances in µS, or a wider range with --limits LOW..HIGH (limits=(low, high)); --unit S (unit='S') "
-            "converts siemens"
+            f"'{self.path}': {cell} is {found:g} µS, out of the range {low:g} .. {high:g} µS{others}; {remedy}"
         )
 
     def _read(
@@ -416,7 +416,7 @@ class Measurements:
         except (OSError, ValueError) as error:
             raise BundleError(f"'{self.path}' cannot be read: {error}; write it again") from None
         # A table without readings may be that of a round in which no device had to be programmed again.
-        is_empty_table = isinstance(self._reader, ReadingsTable) and not found
+        is_empty_table = self.is_table and not found
         if not is_empty_table and not any(key in measured for key in found):
             example = min(targets, default="L000/T0000/g_plus")
             for key in sorted(targets):  # links are not among the reader's keys; if there are some, say that instead

@@ -12,6 +12,7 @@ from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import BundleError
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import LayerRecord, TileRecord
+from onnx_gconv.suggestions import suggestion
 
 __all__ = ["Errors", "LayerImage", "Starts", "Subject"]
 
@@ -119,7 +120,7 @@ class Subject:
         self._cells += tile.shape[0] * tile.shape[1] * len(known)
         for device, values in found.items():
             if device not in known:
-                raise BundleError(f"tile {tile.id} has no device '{device}'; there are {', '.join(known)}")
+                raise BundleError(f"tile {tile.id} has no device '{device}'; {suggestion(device, known)}")
             if np.shape(values) != tile.shape:
                 shapes = f"{list(np.shape(values))}, but the tile is {list(tile.shape)}; give one for each cell"
                 raise BundleError(f"the errors of tile {tile.id}, {device}, have the shape {shapes}")

@@ -91,7 +91,7 @@ def write_error_pictures(
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise ConfigError(f"cannot write '{folder}': {reason}; free some space or choose another disk") from error
-    return PicturesReport(folder, found)
+    return PicturesReport(folder, found, shows_errors=errors is not None)
 
 
 def draw_pictures(

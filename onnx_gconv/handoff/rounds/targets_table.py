@@ -29,11 +29,11 @@ from onnx_gconv.handoff.measured.limits import check_limits, tolerance_of
 from onnx_gconv.handoff.measured.measurements import (
     FailedCells,
     Measurements,
-    ReadingUnit,
     check_choices,
     open_measurements,
 )
 from onnx_gconv.handoff.measured.readings_table import READING
+from onnx_gconv.handoff.measured.units import ReadingUnit
 from onnx_gconv.handoff.rounds.targets_report import ListedLayer, TargetsReport
 
 __all__ = ["TABLE_HEADER", "default_table_path", "write_targets"]

@@ -16,7 +16,7 @@ from onnx_gconv.converters.weight_statistics import weight_statistics
 from onnx_gconv.devices.base_device import DeviceModel, is_pair_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import WeightRecord
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.simulation.chips.simulated_tensor import Moment, SimulatedDevices, SimulatedOfPairs, SimulatedTensor
 from onnx_gconv.simulation.chips.streams import ChipStreams

@@ -15,7 +15,7 @@ from onnx_gconv.devices.base_device import DeviceModel, is_pair_model
 from onnx_gconv.devices.registry import device_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import SimulatedRecord
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.simulation.chips.chip_weight import Chip, DriftCompensation, check_compensation, check_pairs
 from onnx_gconv.simulation.chips.model_state import state_of
 from onnx_gconv.simulation.chips.streams import ChipStreams

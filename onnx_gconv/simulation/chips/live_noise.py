@@ -18,7 +18,7 @@ import onnxruntime
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import save_model
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.mapping.read_noise import DrawnNoise, draw_readings
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.runtime.session import RuntimeRefusal, run_model

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.passes.replace_conductances import divided_scale
 from onnx_gconv.simulation.chips.chip_weight import Chip, absolute_sums, array_parts, drift_factor
 from onnx_gconv.simulation.chips.simulated_tensor import InMemory, SimulatedDevices, in_memory, read_again

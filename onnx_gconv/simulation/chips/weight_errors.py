@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.mapping import WeightRecord
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.simulation.chips.chip_weight import SLICE, difference_us, slices
 
 __all__ = ["WeightErrors", "weight_errors"]

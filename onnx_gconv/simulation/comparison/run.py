@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.watched import WatchedFiles
-from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chips.chips import Chips
 from onnx_gconv.simulation.chips.trial import WeightOnChips

@@ -78,7 +78,7 @@ def test_only_what_is_asked_for_is_written(mapped, tmp_path):
 @pytest.mark.parametrize(
     ("formats", "message"),
     [
-        (["xml"], "a format is one of fusion, fusion-pair, csv, neurosim, npy, zigzag, accelforge, but not 'xml'"),
+        (["xml"], "there is no format 'xml'; there are fusion, fusion-pair, csv, neurosim, npy, zigzag, accelforge"),
         (["npy", "csv", "npy"], "the format 'npy' is given twice; give it once"),
     ],
 )

@@ -120,7 +120,8 @@ def test_a_large_layer_shows_the_error_furthest_from_0_of_each_block_and_pages_h
 @pytest.mark.parametrize(
     ("errors", "message"),
     [
-        ({"g_up": np.zeros((4, 4))}, r"tile L000/T0000 has no device 'g_up'; there are g_plus, g_minus"),
+        ({"g_up": np.zeros((4, 4))}, r"tile L000/T0000 has no device 'g_up'; did you mean g_plus\?"),
+        ({"noise": np.zeros((4, 4))}, r"tile L000/T0000 has no device 'noise'; there are g_plus, g_minus"),
         ({"g_plus": np.zeros((4, 3))}, r"L000/T0000, g_plus, have the shape \[4, 3\], but the tile is \[4, 4\]"),
         ({"g_plus": np.full((4, 4), np.inf)}, r"L000/T0000, g_plus, row 0, column 0 is inf; give a number, or NaN"),
         ({"g_plus": np.full((4, 4), -np.inf)}, r"L000/T0000, g_plus, row 0, column 0 is -inf; give a number, or NaN"),

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from onnx_gconv.errors import BundleError, ConfigError
-from onnx_gconv.handoff import write_bundle, write_pictures
+from onnx_gconv.handoff import write_bundle, write_error_pictures, write_pictures
 
 
 @pytest.mark.parametrize("arrays", ["hdf5", "npz"])
@@ -56,7 +56,14 @@ def test_tiles_that_are_not_drawn_cell_by_cell_are_counted_and_can_be_had(bundle
     assert (layer.layer, layer.weight, layer.tiles, layer.tiles_in_overview) == ("L000", "W", 3, 3)
     assert (layer.tiles_cell_by_cell, layer.cells_per_pixel, layer.remark) == (0, (2, 1), None)
     [note] = report.notes
-    assert note == "Pictures show 0 of 3 tiles of L000 cell by cell; --pictures all draws each."
+    assert note == "Pictures show 0 of 3 tiles of L000 cell by cell; --pictures all (pictures='all') draws each."
+    no_errors = {device: np.zeros((400, 20)) for device in ("g_plus", "g_minus")}
+    errors = write_error_pictures(bundle, tmp_path / "errors", lambda _: no_errors)
+    [note] = errors.notes
+    assert note == (
+        "Pictures show 0 of 3 tiles of L000 cell by cell; a dot of the others is the error furthest from 0 of several "
+        "cells."
+    )
     report = write_pictures(bundle, tmp_path / "some", pages=2)
     assert sorted(report.files) == sorted((tmp_path / "some").iterdir())
     assert len(report.files) == 3

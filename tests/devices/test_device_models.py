@@ -123,12 +123,24 @@ WRONG = [
     ("measured", {**MADE["measured"], "target_us": 5}, "settings that it was given are target_us=5, seconds=["),
     ("reram-cmo", {"acceptance_percent": "2"}, "the settings that it was given are acceptance_percent='2'"),
     ("reram-cmo", {"acceptance_percent": [2]}, "the settings that it was given are acceptance_percent=[2]"),
-    ("pcm-hermes-1", {"noise": 1}, "the device model 'pcm-hermes-1' has no setting 'noise'; it has g_max, g_min, pro"),
-    ("pcm-hermes-2", {"setings": 1}, "has no setting 'setings'; it has g_max, g_min, programming_scale, drift_scale, "),
-    ("state-independent", {"settings": 1}, "has no setting 'settings'; it has g_max, g_min, programming_scale, "),
-    ("pcm-custom-drift", {"noise": 1}, "has no setting 'noise'; it has g_max, g_min, programming_scale, drift_scale,"),
-    ("PCM", {}, "there is no device model 'PCM'; the nearest names are pcm"),
-    (" ReRAM-CMO", {}, "there is no device model ' ReRAM-CMO'; the nearest names are reram-cmo, "),
+    (
+        "pcm-hermes-1",
+        {"noise": 1},
+        "the device model 'pcm-hermes-1' has no setting 'noise'; there are g_max, g_min, pro",
+    ),
+    (
+        "pcm-hermes-2",
+        {"setings": 1},
+        "has no setting 'setings'; there are g_max, g_min, programming_scale, drift_scale, ",
+    ),
+    ("state-independent", {"settings": 1}, "has no setting 'settings'; there are g_max, g_min, programming_scale, "),
+    (
+        "pcm-custom-drift",
+        {"noise": 1},
+        "has no setting 'noise'; there are g_max, g_min, programming_scale, drift_scale,",
+    ),
+    ("PCM", {}, "there is no device model 'PCM'; did you mean pcm?"),
+    (" ReRAM-CMO", {}, "there is no device model ' ReRAM-CMO'; did you mean reram-cmo?"),
     ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "nu_mean": [0.1]}, "they have 2, 1, 2"),
     ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "nu_mean": [0.1, -1]}, "nu_mean is 0 or more everywhere"),
     ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "g_us": [25, 0]}, "g_us ascends, but it is 25, 0"),
@@ -489,7 +501,7 @@ def test_the_settings_of_a_model_are_those_of_all_classes_to_which_it_passes_the
         "the device model 'calibrated' cannot be made: LookupError: no calibration of north; the settings that it was "
         "given are read_scale=0.5, station='north'"
     )
-    with pytest.raises(ConfigError, match=r"has no setting 'colour'; it has g_max, .*, t_read, station$"):
+    with pytest.raises(ConfigError, match=r"has no setting 'colour'; there are g_max, .*, t_read, station$"):
         device_model("calibrated", colour=1)
 
 

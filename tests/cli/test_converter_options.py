@@ -49,6 +49,21 @@ def test_the_converter_is_the_one_that_was_chosen(gconv, folder, options, name, 
             ("--preset", "isaac", "--factor", "2"),
             "--factor needs --converter dual-pair, n-pair or custom-pair, not bit-sl",
         ),
+        (("--preset", "isaac", "--slice-bits", "0"), "--slice-bits: should be at least 1, but it is 0"),
+        (
+            ("--converter", "bit-sliced-pair", "--bits", "0", "--slice-bits", "2"),
+            "--bits: should be at least 1, but it is 0",
+        ),
+        (
+            ("--converter", "bit-sliced-pair", "--converter-option", "bits=0"),
+            "--converter-option bits: should be at least 1, but it is 0",
+        ),
+        (("--unit", "S"), '--unit: the unit "S" is that of g_max and g_min, but neither is given with it; give them'),
+        (
+            ("--g-max", "25", "--unit", "S"),
+            "--g-max, --unit: g_max = 25 siemens is far more than a device conducts; is that µS? Then leave the unit "
+            "out (25 µS are 2.5e-05 siemens)",
+        ),
         (("--g-max", "25e-6"), "--g-max: conductances up to 2.5e-05 µS are below a nanosiemens; is that siemens? Then"),
         (("--converter", "triple"), "--converter: there is no converter 'triple'; there are single-pair, dual-pair, "),
     ],

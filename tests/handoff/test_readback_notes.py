@@ -16,7 +16,7 @@ def notes(*rearranged):
     ]
     errors = SimpleNamespace(measured=1, largest_us=1.0)
     layer = SimpleNamespace(id="L000", weight="W", tiles=tiles, errors=errors)
-    return list(readback_notes(SimpleNamespace(holds_targets=False), [layer]))
+    return list(readback_notes(SimpleNamespace(rounds=()), [layer]))
 
 
 def test_the_evidence_of_small_tiles_is_joined():

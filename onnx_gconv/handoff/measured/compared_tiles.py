@@ -33,6 +33,9 @@ _WRITTEN_DIGITS = 1e-6
 # of those in µS; 1e-3 leaves room for a device that conducts far less than its target.
 _LOOKS_LIKE_SIEMENS = 1e-3
 
+# A later round may be of the few devices that cannot be programmed, and conduct next to nothing.
+_LATER_LOOKS_LIKE_SIEMENS = 1e-4
+
 __all__ = [
     "compared_layers",
     "measured_values",
@@ -155,28 +158,32 @@ def note_readings(measurements: Measurements, key: str, found: MeasuredArray, ta
 
     No chip is that exact: readings and targets may differ by 1e-6 of the largest target, as in a table of decimals.
 
-    Arrays without readings are not counted, and neither are arrays whose readings have all been replaced by later
-    rounds.
+    Each reading counts for the file that it is from; readings that were replaced by a later round do not count.
 
     Args:
-        measurements: The measurements; its `largest_us`, `arrays_compared` and `equal_to_targets` are updated.
+        measurements: The measurements; the `largest_us`, `arrays_compared` and `equal_to_targets` of the first file and
+            of later rounds are updated.
         key: The key of the array.
         found: The readings, after all rounds.
         targets: The targets in µS, [inputs, outputs].
+
+    Raises:
+        BundleError: If a file says that it was measured for other targets.
     """
-    for is_later, cells in found.parts:
+    for number, cells in found.parts:
+        file = measurements.rounds[number]
+        file.check_targets(key, targets)
         readings, wanted = found.conductances[cells].astype(np.float64), targets[cells]
         if not readings.size:
             continue
-        reading, target = measurements.largest_us.get(is_later, (0.0, 0.0))
-        measurements.largest_us[is_later] = max(reading, float(readings.max())), max(target, float(wanted.max()))
-        if is_later:
-            continue
-        measurements.arrays_compared += 1
+        reading, target = file.largest_us
+        file.largest_us = max(reading, float(readings.max())), max(target, float(wanted.max()))
+        file.arrays_compared += 1
         distance = float(np.abs(readings - wanted).max())
         if distance <= _WRITTEN_DIGITS * float(targets.max()):
-            measurements.equal_to_targets.append(key)
-            measurements.targets_are_rounded |= distance > 0
+            file.equal_to_targets.append(key)
+            file.cells_equal_to_targets += int(np.count_nonzero(wanted))
+            file.targets_are_rounded |= distance > 0
 
 
 def require_readings(measurements: Measurements, layers: Sequence[LayerReadback]) -> None:
@@ -189,7 +196,7 @@ def require_readings(measurements: Measurements, layers: Sequence[LayerReadback]
     Raises:
         BundleError: If no device has a reading, and none is marked as failed.
     """
-    if measurements.arrays_compared or any(layer.errors.failed for layer in layers):
+    if any(layer.errors.measured or layer.errors.failed for layer in layers):
         return
     cells = sum(layer.errors.cells for layer in layers)
     raise BundleError(
@@ -206,14 +213,16 @@ def refuse_targets(measurements: Measurements, *, is_accepted: bool) -> None:
         is_accepted: Whether to accept such a file nevertheless.
 
     Raises:
-        BundleError: If all arrays that were read equal their targets.
+        BundleError: If all arrays that were read from one of the files equal their targets.
     """
-    arrays = measurements.arrays_compared
-    if not is_accepted and arrays and arrays == len(measurements.equal_to_targets):
+    for file in measurements.rounds:
+        arrays = file.arrays_compared
+        if is_accepted or not file.holds_targets or arrays > len(file.equal_to_targets):
+            continue
         what = "its only array is that" if arrays == 1 else f"all its {arrays:,} arrays are those"
-        how = "rounded" if measurements.targets_are_rounded else "bit for bit"
+        how = "rounded" if file.targets_are_rounded else "bit for bit"
         raise BundleError(
-            f"'{measurements.path}' holds the targets themselves: {what} of the bundle '{measurements.bundle}', {how}; "
+            f"'{file.path}' holds the targets themselves: {what} of the bundle '{measurements.bundle}', {how}; "
             "give what was measured on the chip, or accept the targets as measurements with --as-if-measured "
             "(as_if_measured=True)"
         )
@@ -227,14 +236,15 @@ def refuse_siemens(measurements: Measurements, unit: ReadingUnit | None) -> None
         unit: The unit that was given; with ``uS``, readings are taken as they are.
 
     Raises:
-        BundleError: If the largest reading of the first file, or of later rounds, is below a thousandth of the largest
-            target of the cells that were read.
+        BundleError: If the largest reading of a file is below a thousandth of the largest target of the cells that were
+            read, or of a later round below a tenth of that.
     """
-    for is_later, (reading, target) in measurements.largest_us.items():
-        if unit != "uS" and 0 < reading < _LOOKS_LIKE_SIEMENS * target:
-            files = measurements.files[1:] if is_later else measurements.files[:1]
+    for file in measurements.rounds:
+        reading, target = file.largest_us
+        part = _LATER_LOOKS_LIKE_SIEMENS if file.is_later else _LOOKS_LIKE_SIEMENS
+        if unit != "uS" and 0 < reading < part * target:
             raise BundleError(
-                f"{' and '.join(map(repr, map(str, files)))}: the largest reading is {reading:.3g} µS, but targets of "
+                f"'{file.path}': the largest reading is {reading:.3g} µS, but targets of "
                 f"the cells that were read go up to {target:.3g} µS. If readings are in siemens, give --unit S "
                 "(unit='S'), or write µS into a table; if they are in µS, give --unit uS (unit='uS')"
             )

@@ -99,10 +99,12 @@ def workload_of(mapped: Path, sample: Sample, array: ImcArray, uncounted: Collec
     nodes = [node for node in model.graph if node.op_identifier() in _COUNTED]
     counted = [node for node in nodes if node.outputs[0].name not in uncounted and problem_of(node, sample) is None]
     _fold_inputs(model, counted)
-    operands = (value for node in counted for value in (node.inputs[0], node.outputs[0]))
+    operands = [value for node in counted for value in (node.inputs[0], node.outputs[0])]
     for value in (*model.graph.inputs, *model.graph.outputs, *operands):
         if value is not None and (shape := sample.shape(value)) is not None:
             value.shape = ir.Shape(shape)
+    for node in counted:
+        _give_types(node)
     ShapeInferencePass()(model)
     for node in counted:
         _describe(node, array)
@@ -112,6 +114,18 @@ def workload_of(mapped: Path, sample: Sample, array: ImcArray, uncounted: Collec
     weights = (node.inputs[WEIGHT] for node in counted)
     constants = (value.const_value for value in weights if value is not None)
     return Workload(model, sum(tensor.size for tensor in constants if tensor is not None))
+
+
+def _give_types(node: ir.Node) -> None:
+    """Give activations and products the type of the weight, which they share, if the model does not say their type.
+
+    A value of known shape has to have a type, too: otherwise it is left out of the file, with a message.
+    """
+    weight = node.inputs[WEIGHT]
+    assert weight is not None  # noqa: S101 - ONNX requires this input
+    for value in (node.inputs[0], node.outputs[0]):
+        if value is not None and value.type is None and weight.dtype is not None:
+            value.type = ir.TensorType(weight.dtype)
 
 
 def _describe(node: ir.Node, array: ImcArray) -> None:

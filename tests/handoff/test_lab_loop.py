@@ -6,6 +6,9 @@ import csv
 import itertools
 import json
 import re
+import shutil
+import tempfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -442,6 +445,28 @@ def test_the_table_of_another_bundle_is_refused(handed_off, tmp_path):
             with pytest.raises(BundleError, match=re.escape(message) + "target of the bundle is .* of another bundle"):
                 call()
         assert not (tmp_path / "t.csv").exists()
+
+
+def test_a_full_disk_of_temporary_files_is_named(handed_off, tmp_path, monkeypatch):
+    bundle = handed_off / "m.gconv"
+    write_targets(bundle, tmp_path / "all.csv")
+    table = save(tmp_path / "round.csv", NoisyChip(bundle, sigma=0.3).write(lines_of(tmp_path / "all.csv")))
+    full = Path("/dev/full").open("w+b")  # noqa: SIM115 - the table closes it
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: full)
+    monkeypatch.setattr(tempfile, "tempdir", "/scratch")
+    message = "its readings cannot be sorted in a temporary file: No space left on device; make room in '/scratch', or"
+    with pytest.raises(ConfigError, match=re.escape(f"'{table}': {message}")):
+        read_back(handed_off / "m.gconv.onnx", table, bundle=bundle, dry_run=True)
+    assert full.closed
+
+
+def test_targets_that_have_changed_since_the_hand_off_are_not_listed(handed_off, tmp_path):
+    shutil.copytree(handed_off / "m.gconv", tmp_path / "b")
+    with h5py.File(tmp_path / "b" / "conductances.h5", "a") as file:
+        file["L000/T0001/g_minus"][3, 2] = 7.5
+    with pytest.raises(BundleError, match=r"array 'L000/T0001/g_minus' has changed: .* copy the bundle again"):
+        write_targets(tmp_path / "b", tmp_path / "t.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 @pytest.mark.parametrize("first", ["all", "part", "nothing"])

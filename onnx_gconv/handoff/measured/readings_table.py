@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_gconv.errors import BundleError
+from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.csv_text import inert
 from onnx_gconv.handoff.manifest import BundleManifest
 from onnx_gconv.visible_text import one_line, visible
@@ -60,6 +60,7 @@ class ReadingsTable:
     Raises:
         BundleError: If the file cannot be read, is no such table, or has a line for a cell that the bundle does not
             have; the message names the line.
+        ConfigError: If the disk of temporary files is full.
     """
 
     def __init__(self, file: Path, manifest: BundleManifest) -> None:
@@ -76,7 +77,8 @@ class ReadingsTable:
         # For each array, where its readings are in the temporary file: first record, and the one after the last.
         self._parts: dict[str, list[tuple[int, int]]] = {}
         self._records = 0
-        self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+        with self._no_room():
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         try:
             self._sort_lines()
         except BaseException:
@@ -85,7 +87,8 @@ class ReadingsTable:
 
     def close(self) -> None:
         """Close and remove the temporary file."""
-        self._spool.close()
+        with contextlib.suppress(OSError):  # on a full disk, what it still had to write is lost with it
+            self._spool.close()
 
     def keys(self) -> Iterator[str]:
         """The keys of all arrays with at least one reading."""
@@ -164,9 +167,23 @@ class ReadingsTable:
         for number, start, stop in zip(numbers, starts, (*starts[1:], block.size), strict=True):
             place = self._records + int(start), self._records + int(stop)
             self._parts.setdefault(self._keys[number], []).append(place)
-        self._spool.seek(self._records * _RECORD.itemsize)
-        self._spool.write(block.tobytes())
+        with self._no_room():
+            self._spool.seek(self._records * _RECORD.itemsize)
+            self._spool.write(block.tobytes())
+            self._spool.flush()
         self._records += block.size
+
+    @contextlib.contextmanager
+    def _no_room(self) -> Iterator[None]:
+        """Name the folder of temporary files if the body cannot write there."""
+        try:
+            yield
+        except OSError as error:
+            where = "" if tempfile.tempdir is None else f" in '{tempfile.tempdir}'"
+            raise ConfigError(
+                f"'{self._path}': its readings cannot be sorted in a temporary file: {error.strerror}; make "
+                f"room{where}, or let TMPDIR name a folder on a larger disk"
+            ) from error
 
     def _lines(self) -> Iterator[tuple[int, int, int, float, float]]:
         """For each line with a reading: number of the array, row, column, the reading and the target in µS.

@@ -71,7 +71,7 @@ def write_targets(
     number of the array on the chip; the tile and the device; row and column in the tile, and on the array; the target,
     how far from it the device may be (empty if no tolerance is known), and the present reading (empty if there is
     none), all in µS. Lines are sorted by array, device, row and column. Cells of arrays that hold no weight are left
-    out. Memory does not grow with the bundle.
+    out. Memory does not grow with the bundle. The targets are compared with their checksums.
 
     A lab fills in new readings; the table can then be read back, as `measured` or as one of `updates`.
 
@@ -296,7 +296,10 @@ class _Table:
         The devices of a tile are mostly written one after the other, so that each tile is read once.
         """
         if self._last[0] != tile.id:
-            self._last = tile.id, tile.conductances()
+            found = tile.conductances()
+            for record, targets in zip(tile.record.conductances, found.values(), strict=True):
+                self._bundle.check_hash(record, targets)  # a chip is programmed with them
+            self._last = tile.id, found
         return self._last[1]
 
     def _readings(self, tile: BundleTile, device: int, targets: NDArray[Any]) -> NDArray[np.float64]:

@@ -43,6 +43,12 @@ def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) 
             f"{len(keys):,} {what} nothing but zeros, which count as measured: {listed(keys)}; leave out arrays that "
             "were not measured"
         )
+    if keys := [key for tile in tiles for key in tile.too_small]:
+        what, their = ("array reads", "its largest target") if len(keys) == 1 else ("arrays read", "their targets")
+        yield (
+            f"{len(keys):,} {what} next to nothing, less than three thousandths of {their}: {listed(keys)}; convert "
+            "what is not in µS"
+        )
     for layer in layers:
         yield from _of_arrangements(layer)
 

@@ -11,7 +11,7 @@ from onnx_gconv.handoff.readback_notes import readback_notes
 def notes(*rearranged):
     """What is said of a layer of tiles for whose arrangements that much speaks."""
     tiles = [
-        SimpleNamespace(id=f"L000/T{number:04}", never_written=(), only_zeros=(), rearranged=found)
+        SimpleNamespace(id=f"L000/T{number:04}", never_written=(), only_zeros=(), too_small=(), rearranged=found)
         for number, found in enumerate(rearranged)
     ]
     errors = SimpleNamespace(measured=1, largest_us=1.0)

@@ -29,9 +29,9 @@ from onnx_gconv.tensors.streamed import worker_count
 # Readings this close to their targets, as a part of the largest target, were not measured but copied.
 _WRITTEN_DIGITS = 1e-6
 
-# Readings may be in siemens if the largest one is below this part of the largest target. In siemens, numbers are 1e-6
-# of those in µS; 1e-3 leaves room for a device that conducts far less than its target.
-_LOOKS_LIKE_SIEMENS = 1e-3
+# Readings may be in siemens or millisiemens if the largest one is below this part of the largest target. In
+# millisiemens, numbers are 1e-3 of those in µS, and the largest of many readings is above its target.
+_LOOKS_LIKE_SIEMENS = 3e-3
 
 # A later round may be of the few devices that cannot be programmed, and conduct next to nothing.
 _LATER_LOOKS_LIKE_SIEMENS = 1e-4
@@ -116,7 +116,7 @@ class _Comparison:
                 f"tile {tile.id} of {record.quoted} has other targets than those that were handed off",
             )
         difference, devices = np.zeros(arrays.tile.shape), {}
-        never_written, only_zeros = [], []
+        never_written, only_zeros, too_small = [], [], []
         rearranged: dict[Arrangement, Evidence] = {}
         for number, (device, targets) in enumerate(zip(record.devices, arrays.conductances, strict=True)):
             found = self.measurements.array(record, tile, number)
@@ -135,6 +135,8 @@ class _Comparison:
                     rearranged[name] = rearranged.get(name, Evidence()) | evidence
                 if highest == 0 and targets.any() and not np.nan_to_num(found.conductances).any():
                     only_zeros.append(tile.conductances[number].key)
+                if 0 < highest < _LOOKS_LIKE_SIEMENS * float(targets[~np.isnan(errors)].max()):
+                    too_small.append(tile.conductances[number].key)
                 if figures.measured < figures.cells:
                     np.nan_to_num(errors, copy=False, nan=0.0)
                 difference += device.coefficient * errors
@@ -149,6 +151,7 @@ class _Comparison:
             weights=WeightErrors.of(difference),
             never_written=tuple(never_written),
             only_zeros=tuple(only_zeros),
+            too_small=tuple(too_small),
             rearranged=rearranged,
         )
 
@@ -236,8 +239,8 @@ def refuse_siemens(measurements: Measurements, unit: ReadingUnit | None) -> None
         unit: The unit that was given; with ``uS``, readings are taken as they are.
 
     Raises:
-        BundleError: If the largest reading of a file is below a thousandth of the largest target of the cells that were
-            read, or of a later round below a tenth of that.
+        BundleError: If the largest reading of a file is below three thousandths of the largest target of the cells that
+            were read, or of a later round below a ten-thousandth.
     """
     for file in measurements.rounds:
         reading, target = file.largest_us
@@ -246,7 +249,8 @@ def refuse_siemens(measurements: Measurements, unit: ReadingUnit | None) -> None
             raise BundleError(
                 f"'{file.path}': the largest reading is {reading:.3g} µS, but targets of "
                 f"the cells that were read go up to {target:.3g} µS. If readings are in siemens, give --unit S "
-                "(unit='S'), or write µS into a table; if they are in µS, give --unit uS (unit='uS')"
+                "(unit='S'), or write µS into a table; if they are in millisiemens, convert them; if they are in µS, "
+                "give --unit uS (unit='uS')"
             )
 
 

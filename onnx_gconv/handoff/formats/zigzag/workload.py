@@ -64,12 +64,21 @@ def problem_of(node: ir.Node, sample: Sample) -> str | None:
     given, made = (None if value is None else sample.shape(value) for value in (node.inputs[0], node.outputs[0]))
     if given is None or made is None:
         return "it is in a subgraph, into which ZigZag does not look"
+    if (problem := _problem_of_shapes(op, given, made)) is not None:
+        return problem
+    if any(_is_computed(value) for value in node.inputs[WEIGHT + 1 :] if value is not None):
+        return "nodes compute its bias, so that ZigZag takes its weights for activations"
+    return None
+
+
+def _problem_of_shapes(op: str, given: Sequence[int], made: Sequence[int]) -> str | None:
+    """The same for the shapes of the activations and of the product of a node."""
+    if 0 in (*given, *made):
+        return "its activations are empty in the run, which needs at least one sample"
     if op == "Conv" and len(given) != _CONVOLUTION_RANK:
         return f"ZigZag takes convolutions over two axes, but this one is over {len(given) - 2}"
     if op != "Conv" and not (len(given) in _MATRIX_RANKS and len(made) == len(given)):
         return f"ZigZag takes activations of 2 to 4 axes, but these have {len(given)}"
-    if any(_is_computed(value) for value in node.inputs[WEIGHT + 1 :] if value is not None):
-        return "nodes compute its bias, so that ZigZag takes its weights for activations"
     return None
 
 

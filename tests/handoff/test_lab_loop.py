@@ -523,8 +523,18 @@ def test_lines_may_stand_in_any_order_and_cells_may_be_missing(handed_off, tmp_p
         ({"measured": "a", "only_off_target": "b"}, "measured and only_off_target are the same measurements"),
         ({"updates": ["a"]}, "updates are later rounds of measurements; give those, too"),
         ({"tolerance_us": -1.0}, "tolerance_us is positive and finite, but it is -1.0"),
-        ({"failed_cells": "both"}, "failed cells keep their 'target' or count as 'measured', but not 'both'"),
-        ({"limits": (2.0, 1.0)}, "limits are the lowest and the highest conductance in µS"),
+        (
+            {"measured": "a", "failed_cells": "both"},
+            "failed cells keep their 'target' or count as 'measured', but not 'both'",
+        ),
+        ({"measured": "a", "limits": (2.0, 1.0)}, "limits are the lowest and the highest conductance in µS"),
+        (
+            {"limits": (0.0, 1.0)},
+            r"--limits \(limits\) is for readings, but none are given; leave it out, or give some",
+        ),
+        ({"unit": "S"}, r"--unit \(unit\) is for readings, but none are given"),
+        ({"failed_cells": "measured"}, r"--failed-cells \(failed_cells\) is for readings, but none are given"),
+        ({"as_if_measured": True}, r"--as-if-measured \(as_if_measured\) is for readings, but none are given"),
     ],
 )
 def test_contradicting_options_are_refused(handed_off, tmp_path, options, message):
@@ -543,6 +553,13 @@ def test_an_older_table_stays_unless_it_is_to_be_replaced_and_nothing_is_written
     with pytest.raises(ConfigError, match=r"is in the folder '.*m\.gconv', which is read"):
         write_targets(handed_off / "m.gconv", handed_off / "m.gconv" / "t.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("name", ["t.npz", "t.txt", "t"])
+def test_a_table_has_the_name_by_which_it_is_known_when_it_comes_back(handed_off, tmp_path, name):
+    with pytest.raises(ConfigError, match=rf"'.*{name}': it is a CSV file; give a name that ends in .csv, by which"):
+        write_targets(handed_off / "m.gconv", tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_a_table_that_nobody_has_filled_in_is_no_measurement(handed_off, tmp_path):

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_gconv.csv_cells import check_header, check_width, decimal_number, shown_cell
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.csv_text import inert
 from onnx_gconv.handoff.manifest import BundleManifest
-from onnx_gconv.visible_text import one_line, visible
+from onnx_gconv.visible_text import visible
 
 __all__ = ["READING", "ReadingsTable"]
 
@@ -30,18 +31,12 @@ _TARGET = "target_us"
 
 _RECORD = np.dtype([("array", "<u4"), ("row", "<u4"), ("column", "<u4"), ("reading", "<f8"), ("target", "<f4")])
 
-# Spreadsheets of many countries separate cells by semicolons, because their numbers have decimal commas.
-_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
-
 # Targets of a table that are further from those of the bundle, as a part of the largest one, are those of another
 # bundle. Spreadsheets write as many digits as they show, which may be few.
 _SAME_TARGETS = 0.05
 
 # Number of lines that are held in memory and sorted by array at once: 20 MiB.
 _BLOCK_LINES = 1 << 20
-
-# A wrong cell is shown in a message, but no more than this of it.
-_LONGEST_CELL = 80
 
 _LONGEST_INDEX = 10  # digits of a row or column that fit 32 bits
 
@@ -198,11 +193,7 @@ class ReadingsTable:
                 for cells in reader:
                     if not any(cells):
                         continue
-                    if any(cells[len(header) :]):
-                        raise ValueError(
-                            f"it has {len(cells)} cells, but there are {len(header)} columns; numbers have a decimal "
-                            "point, because commas separate cells"
-                        )
+                    check_width(cells, len(header))
                     if (found := self._record([cells[column] for column in columns])) is not None:
                         yield found
         except FileNotFoundError:
@@ -211,26 +202,17 @@ class ReadingsTable:
             raise BundleError(f"'{self._path}' cannot be read: {error.strerror}; copy it again") from None
 
     def _columns(self, header: list[str]) -> list[int]:
-        text = ",".join(header)
-        for separator, name in _OTHER_SEPARATORS.items():
-            if all(column in [part.strip() for part in text.split(separator)] for column in _COLUMNS):
-                raise BundleError(
-                    f"'{self._path}': {name} separate its cells; write it again with commas between them, and with "
-                    "decimal points in numbers"
-                )
+        try:
+            check_header(header, [*_COLUMNS, *([_TARGET] if _TARGET in header else [])])
+        except ValueError as error:
+            raise BundleError(f"'{self._path}': {error}") from None
         missing = [name for name in _COLUMNS if name not in header]
         if missing:
             raise BundleError(
                 f"'{self._path}' is no file of arrays; measured arrays come as .h5, .hdf5, .npz, or as a table with "
                 f"the columns {', '.join(_COLUMNS)}, separated by commas, but this one has no column '{missing[0]}'"
             )
-        wanted = [*_COLUMNS, *([_TARGET] if _TARGET in header else [])]
-        if (twice := next((name for name in wanted if header.count(name) > 1), None)) is not None:
-            raise BundleError(
-                f"'{self._path}': {header.count(twice)} columns are called {twice}; leave one of them, or give the "
-                "others another name"
-            )
-        return [header.index(name) for name in wanted]
+        return [header.index(name) for name in (*_COLUMNS, *([_TARGET] if _TARGET in header else []))]
 
     def _record(self, cells: list[str]) -> tuple[int, int, int, float, float] | None:
         tile, device, row, column, text, *targets = (cell.strip() for cell in cells)
@@ -239,31 +221,20 @@ class ReadingsTable:
         number = self._numbers.get((tile, device))
         if number is None:
             raise ValueError(f"the bundle has no tile '{tile}' with a device '{device}'")
-        reading = _number(READING, text)
+        reading = decimal_number(READING, text)
         if math.isnan(reading):
             return None
         place = _index("row", row), _index("column", column)
         shape = self._shapes[self._keys[number]]
         if not all(0 <= index < size for index, size in zip(place, shape, strict=True)):
             raise ValueError(f"tile '{tile}' of {shape[0]}x{shape[1]} has no row {row}, column {column}")
-        target = _number(_TARGET, targets[0]) if targets and targets[0] else math.nan
+        target = decimal_number(_TARGET, targets[0]) if targets and targets[0] else math.nan
         return number, *place, reading, target
-
-
-def _number(column: str, text: str) -> float:
-    """A number of a table. Python's own notations, such as 1_000 and digits of other scripts, are none there."""
-    try:
-        if text.isascii() and "_" not in text:
-            return float(text)
-    except ValueError:
-        pass
-    hint = "; numbers have a decimal point" if "," in text else ""
-    raise ValueError(f"{column} is no number: '{one_line(text, _LONGEST_CELL)}'{hint}")
 
 
 def _index(column: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < _LONGEST_INDEX):
-        raise ValueError(f"{column} is no whole number from 0: '{one_line(text, _LONGEST_CELL)}'")
+        raise ValueError(f"{column} is no whole number from 0: {shown_cell(text)}")
     return int(text)
 
 

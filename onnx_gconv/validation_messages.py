@@ -109,9 +109,10 @@ class Problem:
         """The error for a caller who knows the settings by other names, such as those of options.
 
         Args:
-            names: The caller's name of a setting, by the first part of its key.
+            names: The caller's name of a setting, by its key (``converter.bits``) or by the first part of its key.
         """
-        key = names.get(str(self.key[0])) or key_path(self.key) if self.key else ""
+        path = key_path(self.key)
+        key = names.get(path) or names.get(str(self.key[0])) or path if self.key else ""
         return ConfigError(": ".join(part for part in (key, self.text) if part))
 
 

@@ -35,6 +35,9 @@ def mapping_configuration(flags: MappingFlags) -> Configuration:
         "clipping": "--clip-value" if flags.clip_percentile is None else "--clip-percentile",
         "storage": "--level-codes",
     }
+    others = {setting: f"--converter-option {setting}" for setting in _other_settings(flags)}
+    others |= {setting: option for option, (setting, _) in _converter_options(flags).items()}
+    names |= {f"converter.{setting}": option for setting, option in others.items()}
     return configuration_of(flags.config, converter_of(flags), mapping_options(flags), names=names)
 
 
@@ -69,8 +72,23 @@ def _name_of_converter(flags: MappingFlags) -> str:
         return "--converter"
     if flags.converter_option:
         return "--converter-option"
-    given = {"--slice-bits": flags.slice_bits, "--bits": flags.bits, "--factor": flags.factor}
-    return next((option for option, value in given.items() if value), "--exact")
+    return next(iter(_converter_options(flags)), "--converter")
+
+
+def _converter_options(flags: MappingFlags) -> dict[str, tuple[str, Any]]:
+    """The settings of the converter that have options of their own and were given, by these options."""
+    options = {
+        "--slice-bits": ("slice_bits", flags.slice_bits),
+        "--bits": ("bits", flags.bits),
+        "--factor": ("factors", flags.factor or None),
+        "--exact": ("exact", flags.exact or None),
+    }
+    return {option: setting for option, setting in options.items() if setting[1] is not None}
+
+
+def _other_settings(flags: MappingFlags) -> dict[str, Any]:
+    """The settings of the converter that ``--converter-option`` gives."""
+    return settings_of("--converter-option", flags.converter_option or (), "midpoint=5.0")
 
 
 def converter_of(flags: MappingFlags) -> dict[str, Any] | None:
@@ -81,14 +99,8 @@ def converter_of(flags: MappingFlags) -> dict[str, Any] | None:
     """
     from onnx_gconv.converters.registry import converter_registry
 
-    options = {
-        "--exact": ("exact", flags.exact or None),
-        "--factor": ("factors", flags.factor or None),
-        "--bits": ("bits", flags.bits),
-        "--slice-bits": ("slice_bits", flags.slice_bits),
-    }
-    given = {option: setting for option, setting in options.items() if setting[1] is not None}
-    others = settings_of("--converter-option", flags.converter_option or (), "midpoint=5.0")
+    given = _converter_options(flags)
+    others = _other_settings(flags)
     if flags.converter is None and not given and not others:
         return None
     settings = {**dict(given.values()), **others}

@@ -58,6 +58,9 @@ Flag: TypeAlias = Annotated[bool, Strict()]
 
 _POWER_OF_MICRO = 6
 
+# Devices of crossbar arrays conduct at most some hundredths of a siemens: a range of this size is µS by mistake.
+_TOO_MUCH_IN_SIEMENS = 1.0
+
 
 def in_microsiemens(siemens: float) -> float:
     """Convert a conductance from siemens to µS by its decimal digits: 25e-6 S are 25 µS, not 24.999999999999996 µS."""
@@ -99,6 +102,24 @@ class DeviceSettings(SettingsTable):
             from onnx_gconv.devices.presets import preset
 
             preset(self.preset)
+        return self
+
+    @model_validator(mode="after")
+    def _is_in_siemens(self) -> DeviceSettings:
+        if self.unit != "S":
+            return self
+        given = {name: end for name in ("g_max", "g_min") if (end := getattr(self, name)) is not None}
+        if not given:
+            raise ValueError(
+                'the unit "S" is that of g_max and g_min, but neither is given with it; give them in siemens, or leave '
+                "the unit out"
+            )
+        for name, end in given.items():
+            if end >= _TOO_MUCH_IN_SIEMENS:
+                raise ValueError(
+                    f"{name} = {end:g} siemens is far more than a device conducts; is that µS? Then leave the unit out "
+                    f"({end:g} µS are {end / 10**_POWER_OF_MICRO:g} siemens)"
+                )
         return self
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onnx_gconv.csv_cells import check_header, check_width, decimal_number
 from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, foreign_devices
 from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
@@ -212,40 +213,40 @@ def _rows(path: Path) -> list[tuple[int, tuple[float, ...]]]:
     """The rows of a CSV table: the number of the line, and its values in the order of `_COLUMNS`."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file)
+            lines = csv.reader(file, strict=True)
             header = [name.strip() for name in next(lines, [])]
+            try:
+                check_header(header, _COLUMNS)
+            except ValueError as error:
+                raise ConfigError(f"'{path}': {error}") from None
             missing = [name for name in _COLUMNS if name not in header]
             if missing:
                 raise ConfigError(
                     f"'{path}': the column {missing[0]} is missing; there are {', '.join(header) or 'none'}"
                 )
-            twice = [name for name in _COLUMNS if header.count(name) > 1]
-            if twice:
-                raise ConfigError(f"'{path}': the column {twice[0]} is there twice; leave one of them out")
             places = [header.index(name) for name in _COLUMNS]
-            return [(lines.line_num, _numbers(path, lines.line_num, row, places)) for row in lines if row]
+            return [
+                (lines.line_num, _numbers(path, lines.line_num, row, places, len(header))) for row in lines if any(row)
+            ]
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror}; give a file that is there") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"cannot read '{path}': {error}; save the table as UTF-8 text with commas") from None
 
 
-def _numbers(path: Path, line: int, row: Sequence[str], places: Sequence[int]) -> tuple[float, ...]:
-    found = []
-    for name, place in zip(_COLUMNS, places, strict=True):
-        text = row[place].strip() if place < len(row) else ""
-        value = _number(text)
-        if value is None:
-            raise ConfigError(f"'{path}', line {line}: {name} is '{text}', which is no number")
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"'{path}', line {line}: {name} is {text}, but it should be a finite number from 0")
-        found.append(value)
-    return tuple(found)
-
-
-def _number(text: str) -> float | None:
-    """The number that a text is; None if it is none. Python also takes ``2_4`` and the digits of other scripts."""
+def _numbers(path: Path, line: int, row: Sequence[str], places: Sequence[int], columns: int) -> tuple[float, ...]:
     try:
-        return float(text) if text.isascii() and "_" not in text else None
-    except ValueError:
-        return None
+        check_width(row, columns)
+        return tuple(
+            _amount(name, row[place].strip() if place < len(row) else "")
+            for name, place in zip(_COLUMNS, places, strict=True)
+        )
+    except ValueError as error:
+        raise ConfigError(f"'{path}', line {line}: {error}; correct it, or write the table again") from None
+
+
+def _amount(column: str, text: str) -> float:
+    value = decimal_number(column, text)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{column} is {text}, but it should be a finite number from 0")
+    return value

@@ -7,9 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
-from onnx_gconv.crossbars.tile_arrays import digest
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import BundleError
 from onnx_gconv.files.arrays import ArrayReader, read_arrays
@@ -191,12 +188,7 @@ class Bundle(BundleArrays, ShownReport):
                 )
         for layer in self.layers:
             for record in layer.arrays():
-                found = digest(np.ascontiguousarray(self.read(record)))
-                if found != record.sha256:
-                    raise BundleError(
-                        f"'{self.arrays_path}': array '{record.key}' has changed: its SHA-256 is {found}, but "
-                        f"{MANIFEST_FILE} says {record.sha256}; copy the bundle again"
-                    )
+                self.check_hash(record, self.read(record))
         check_against_model(self.path, self.manifest)
 
     def _example_id(self) -> str:

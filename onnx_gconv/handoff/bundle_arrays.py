@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.crossbars.tile_arrays import digest
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import BundleError
 from onnx_gconv.files.arrays import ArrayReader
-from onnx_gconv.handoff.manifest import ArrayRecord, BundleManifest, LayerRecord
+from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, BundleManifest, LayerRecord
 
 __all__ = ["BundleArrays", "LayerScales"]
 
@@ -43,6 +44,19 @@ class BundleArrays:
     def geometry(self) -> ArrayGeometry:
         """The size of the chip's crossbar arrays, and how tiles are placed on them."""
         return self.manifest.geometry.geometry
+
+    def check_hash(self, record: ArrayRecord, array: NDArray[Any]) -> None:
+        """Check that an array is the one that was handed off.
+
+        Raises:
+            BundleError: If its SHA-256 hash is another one than that of its entry.
+        """
+        found = digest(np.ascontiguousarray(array))
+        if found != record.sha256:
+            raise BundleError(
+                f"'{self.arrays_path}': array '{record.key}' has changed: its SHA-256 is {found}, but {MANIFEST_FILE} "
+                f"says {record.sha256}; copy the bundle again"
+            )
 
     def form(self, record: ArrayRecord) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """The shape and dtype of an array of the arrays file.

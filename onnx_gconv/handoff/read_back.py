@@ -122,7 +122,6 @@ def read_back(
     check_choices(failed_cells, unit)
     if pictures is not None:
         check_pictures(Path(pictures))
-    _check_new_file(mem_states)
     given = tolerance_of(tolerance_us, tolerance_relative)
     watched = WatchedFiles()
     model = given_model.load(watched, may_lack_data=True)
@@ -142,6 +141,7 @@ def read_back(
         models = [*given_model.files, *(measurements.bundle / file.path for file in measurements.manifest.files)]
         if not dry_run:
             check_output_path(target, [*models, *measurements.files, measurements.bundle])
+        _check_new_file(mem_states, measurements.bundle, [target, *([] if pictures is None else [Path(pictures)])])
         with named_in_messages(source):
             layers = layers_of(model, measurements.manifest.geometry.geometry, None)
             pairs = _matched(layers, measurements)
@@ -206,19 +206,26 @@ def _removed_on_error(folder: Path) -> Iterator[None]:
         raise
 
 
-def _check_new_file(name: str | os.PathLike[str] | None) -> None:
-    """Check, before any work is done, that a new file can be written.
+def _check_new_file(name: str | os.PathLike[str] | None, bundle: Path, outputs: Sequence[Path]) -> None:
+    """Check, before any work is done, that the file of the states of a cell can be written.
+
+    Args:
+        name: The file; None if none is asked for.
+        bundle: The folder of the bundle.
+        outputs: The other files and folders that are written.
 
     Raises:
-        ConfigError: If it exists already, or its folder does not exist.
+        ConfigError: If it exists already or is one of the other outputs, or if its folder does not exist, cannot be
+            written to, or is that of the bundle.
     """
     if name is None:
         return
     path = Path(name)
     if path.exists() or path.is_symlink():
         raise ConfigError(f"'{path}' exists; choose another name for the states of a cell")
-    if not path.parent.is_dir():
-        raise ConfigError(f"cannot write '{path}': the folder '{path.parent}' does not exist; create it first")
+    check_output_path(path, [bundle])
+    if path.resolve() in {output.resolve() for output in outputs}:
+        raise ConfigError(f"the states of a cell and another output are both '{path}'; give them different names")
 
 
 def _with_states(

@@ -30,8 +30,9 @@ def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) 
         measurements: The measurements, after all tiles were compared with their targets.
         layers: The figures of each layer.
     """
-    if measurements.holds_targets:
-        yield _of_targets(measurements)
+    for file in measurements.rounds:
+        if file.holds_targets:
+            yield _of_targets(file)
     tiles = [tile for layer in layers for tile in layer.tiles]
     if keys := [key for tile in tiles for key in tile.never_written]:
         what, their = ("array was", "its") if len(keys) == 1 else ("arrays were", "their")
@@ -41,6 +42,12 @@ def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) 
         yield (
             f"{len(keys):,} {what} nothing but zeros, which count as measured: {listed(keys)}; leave out arrays that "
             "were not measured"
+        )
+    if keys := [key for tile in tiles for key in tile.too_small]:
+        what, their = ("array reads", "its largest target") if len(keys) == 1 else ("arrays read", "their targets")
+        yield (
+            f"{len(keys):,} {what} next to nothing, less than three thousandths of {their}: {listed(keys)}; convert "
+            "what is not in µS"
         )
     for layer in layers:
         yield from _of_arrangements(layer)

@@ -45,6 +45,8 @@ class TileReadback:
         weights: Errors of the weights that follow from them.
         never_written: Keys of arrays that the file has, but that nothing was written to.
         only_zeros: Keys of arrays whose readings are all 0 although not all targets are.
+        too_small: Keys of arrays whose largest reading is so much below their largest target that their unit may be
+            siemens or millisiemens.
         rearranged: Evidence that the measured cells are in another arrangement, such as transposed, over all devices.
     """
 
@@ -55,6 +57,7 @@ class TileReadback:
     weights: WeightErrors
     never_written: tuple[str, ...] = ()
     only_zeros: tuple[str, ...] = ()
+    too_small: tuple[str, ...] = ()
     rearranged: Mapping[Arrangement, Evidence] = field(default_factory=dict, repr=False)
 
     @property

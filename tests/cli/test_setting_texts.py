@@ -110,7 +110,7 @@ def test_settings_may_be_given_with_values_as_in_toml(gconv, parse, normal, tmp_
             ["exact="],
             "--converter-option: the value of exact should be in TOML syntax, such as 5.0, true, [1, 3] or a word",
         ),
-        (["exact=yes"], "--converter-option: should be true or false, but it is 'yes'"),
+        (["exact=yes"], "--converter-option exact: should be true or false, but it is 'yes'"),
         (["facters=[1]"], "--converter-option: the converter single-pair has no setting 'facters'; there is exact"),
     ],
 )

@@ -75,6 +75,14 @@ def test_siemens_are_converted_digit_by_digit():
     assert scheme(preset="pcm-joshi", g_max=2e-5, unit="S").converter.g_min == preset("pcm-joshi").g_min
 
 
+def test_siemens_that_say_nothing_or_too_much_are_refused():
+    assert scheme(g_max=0.02, unit="S").converter.g_max == 20000.0
+    with pytest.raises(ConfigError, match="neither is given with it; give them in siemens, or leave the unit out"):
+        scheme(unit="S")
+    with pytest.raises(ConfigError, match=r"g_min = 1 siemens is far more .* is that µS\? .* \(1 µS are 1e-06 siemens"):
+        scheme(g_max=25e-6, g_min=1.0, unit="S")
+
+
 SLICED = [item for item in presets() if item.levels is not None]
 
 

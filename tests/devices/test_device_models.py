@@ -311,14 +311,21 @@ HEADER = "target_us,seconds,mean_us,sigma_us\n"
     [
         ("target_us,seconds,mean_us\n", "the column sigma_us is missing; there are target_us, seconds, mean_us"),
         ("", "the column target_us is missing; there are none"),
-        (HEADER + "1,0,1,x\n", "line 2: sigma_us is 'x', which is no number"),
-        (HEADER + "1,0,2_4,1\n", "line 2: mean_us is '2_4', which is no number"),
-        (HEADER + "1,0,\u0662,1\n", "line 2: mean_us is '\u0662', which is no number"),
+        (HEADER + "1,0,1,x\n", "line 2: sigma_us is no number: 'x'; correct it"),
+        (HEADER + "1,0,1\n", "line 2: sigma_us is no number: ''; correct it"),
+        (HEADER + "1,0,1,1_0\n", "line 2: sigma_us is no number: '1_0'; correct it"),
+        (HEADER + "1,0,\u0662,1\n", "line 2: mean_us is no number: '\u0662'; correct it"),
         (HEADER + "1,0,nan,1\n", "line 2: mean_us is nan, but it should be a finite number from 0"),
         (HEADER + "1,0,1,1\n1,-1,1,1\n", "line 3: seconds is -1, but it should be a finite number from 0"),
         (HEADER + "1,0,1e999,1\n", "line 2: mean_us is 1e999, but it should be a finite number from 0"),
-        (HEADER.strip() + ",mean_us\n1,0,1,1,2\n", "the column mean_us is there twice; leave one of them out"),
-        (HEADER + "1,0,1\n", "line 2: sigma_us is '', which is no number"),
+        (
+            HEADER + "1,5,0,1,1\n",
+            "line 2: it has 5 cells, but there are 4 columns; numbers have a decimal point, because",
+        ),
+        (HEADER + '1,0,"1,5",1\n', "line 2: mean_us is no number: '1,5'; numbers have a decimal point; correct it"),
+        (HEADER.replace(",", ";"), "semicolons separate its cells; write it again with commas between them"),
+        ("mean_us," + HEADER, "2 columns are called mean_us; leave one of them"),
+        (HEADER + '1,0,1,"1\n', "unexpected end of data; save the table"),
         (HEADER + "1,0,1,1\n1,0,1,1\n", "line 3: target 1 \u00b5S at 0 s is there twice"),
         (HEADER + "1,0,1,1\n2,0,1,1\n2,5,1,1\n", "the row of target 1 \u00b5S at 5 s is missing; add it"),
         (HEADER, "has no rows"),
@@ -330,7 +337,7 @@ def test_wrong_tables_are_one_line_that_names_the_file(tmp_path, text, message):
     (tmp_path / "device.csv").write_text(text)
     with pytest.raises(ConfigError) as raised:
         MeasuredDevice.from_csv(tmp_path / "device.csv")
-    assert str(raised.value).startswith(f"'{tmp_path / 'device.csv'}'")
+    assert f"'{tmp_path / 'device.csv'}'" in str(raised.value)
     assert message in str(raised.value)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -98,3 +101,24 @@ def test_a_file_that_is_there_is_not_replaced(measured, tmp_path):
     with pytest.raises(ConfigError, match=r"mem_states.csv' exists; choose another name"):
         states_of(tmp_path)
     assert (tmp_path / "mem_states.csv").read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is(measured, tmp_path, monkeypatch):
+    measured(MappingScheme(PAIR, Granularity(), levels=LEVELS))
+    (tmp_path / "locked").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
+    for name, message in {
+        "none/states.csv": "the folder '.*none' does not exist; create it first",
+        "locked/states.csv": "no permission to write to the folder '.*locked'",
+        "locked": "locked' exists; choose another name for the states of a cell",
+        "chip.onnx": r"the states of a cell and another output are both '.*chip\.onnx'; give them different names",
+        "errors": "the states of a cell and another output are both",
+        "model.gconv/states.csv": "is in the folder '.*', which is read; choose another place",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            read_back(
+                tmp_path / "model.gconv.onnx", tmp_path / "measured.npz", tmp_path / "chip.onnx",
+                mem_states=tmp_path / name, pictures=tmp_path / "errors", bundle=tmp_path / "model.gconv",
+            )  # fmt: skip
+        assert not any((tmp_path / name).is_file() for name in ("chip.onnx", "errors", name))

@@ -326,6 +326,7 @@ def test_readings_that_look_like_siemens_are_refused_unless_their_unit_is_given(
 
 CONVERTED = r"--unit S (unit='S') has converted "
 TO_US = r"--unit uS (unit='uS')"
+IN_SIEMENS = "If readings are in siemens, give --unit S (unit='S'); "
 
 
 @pytest.mark.parametrize(
@@ -342,13 +343,8 @@ TO_US = r"--unit uS (unit='uS')"
         ),
         (1e-6, "uS", (1.0, 30.0), "give conductances in µS, or a wider range with --limits LOW..HIGH (limits="),
         (1e3, None, None, "give conductances in µS, or a wider range with --limits LOW..HIGH (limits="),
-        (1e-9, None, None, f"If readings are in siemens, give --unit S (unit='S'); if they are in µS, give {TO_US}"),
-        (
-            1e-12,
-            "S",
-            None,
-            f"{CONVERTED}arrays from siemens already. If the chip conducts so little, give readings",
-        ),
+        (1e-9, None, None, f"{IN_SIEMENS}if they are in millisiemens, convert them; if they are in µS, give {TO_US}"),
+        (1e-12, "S", None, f"{CONVERTED}them from siemens; if the chip conducts so little, give µS and {TO_US}"),
     ],
 )
 def test_the_remedy_for_readings_in_another_unit_fits_the_unit_that_was_given(

@@ -11,12 +11,12 @@ from onnx_gconv.handoff.readback_notes import readback_notes
 def notes(*rearranged):
     """What is said of a layer of tiles for whose arrangements that much speaks."""
     tiles = [
-        SimpleNamespace(id=f"L000/T{number:04}", never_written=(), only_zeros=(), rearranged=found)
+        SimpleNamespace(id=f"L000/T{number:04}", never_written=(), only_zeros=(), too_small=(), rearranged=found)
         for number, found in enumerate(rearranged)
     ]
     errors = SimpleNamespace(measured=1, largest_us=1.0)
     layer = SimpleNamespace(id="L000", weight="W", tiles=tiles, errors=errors)
-    return list(readback_notes(SimpleNamespace(holds_targets=False), [layer]))
+    return list(readback_notes(SimpleNamespace(rounds=()), [layer]))
 
 
 def test_the_evidence_of_small_tiles_is_joined():

@@ -147,6 +147,29 @@ def test_arrays_of_nothing_but_zeros_are_named(measured, chip, tmp_path):
     assert note.startswith("2 arrays hold nothing but zeros, which count as measured: L000/T0000/g_plus, L000/T0004/")
 
 
+def test_arrays_that_may_be_in_another_unit_are_named(chip, tmp_path):
+    mapped, keys = tmp_path / "model.gconv.onnx", ("L000/T0000/g_plus", KEY)
+    good = dict(chip.measured)
+    for factor in (1e-6, 1e-3):
+        chip.measured = {key: factor * array for key, array in good.items()}
+        chip.write(tmp_path / "all.npz")
+        with pytest.raises(
+            BundleError, match=r"give --unit S \(unit='S'\).*; if they are in millisiemens, convert them;"
+        ):
+            read_back(mapped, tmp_path / "all.npz", dry_run=True)
+        chip.measured = good | {key: factor * good[key] for key in keys}
+        chip.write(tmp_path / "some.npz")
+        assert read_back(mapped, tmp_path / "some.npz", dry_run=True).notes == (
+            (
+                f"2 arrays read next to nothing, less than three thousandths of their targets: {', '.join(keys)}; "
+                "convert what is not in µS"
+            ),
+        )
+    chip.measured = good | {KEY: 0.01 * good[KEY]}  # dead devices
+    chip.write(tmp_path / "dead.npz")
+    assert read_back(mapped, tmp_path / "dead.npz", dry_run=True).notes == ()
+
+
 # Arrays that stand in another place
 
 

@@ -110,7 +110,7 @@ class _Comparison:
                 f"tile {tile.id} of {record.quoted} has other targets than those that were handed off",
             )
         difference, devices = np.zeros(arrays.tile.shape), {}
-        never_written, only_zeros = [], []
+        never_written, only_zeros, too_small = [], [], []
         rearranged: dict[Arrangement, Evidence] = {}
         for number, (device, targets) in enumerate(zip(record.devices, arrays.conductances, strict=True)):
             found = self.measurements.array(record, tile, number)
@@ -129,6 +129,8 @@ class _Comparison:
                     rearranged[name] = rearranged.get(name, Evidence()) | evidence
                 if highest == 0 and targets.any() and not np.nan_to_num(found.conductances).any():
                     only_zeros.append(tile.conductances[number].key)
+                if highest > 0 and looks_like_siemens(highest, float(targets[~np.isnan(errors)].max())):
+                    too_small.append(tile.conductances[number].key)
                 if figures.measured < figures.cells:
                     np.nan_to_num(errors, copy=False, nan=0.0)
                 difference += device.coefficient * errors
@@ -143,6 +145,7 @@ class _Comparison:
             weights=WeightErrors.of(difference),
             never_written=tuple(never_written),
             only_zeros=tuple(only_zeros),
+            too_small=tuple(too_small),
             rearranged=rearranged,
         )
 
@@ -152,28 +155,32 @@ def note_readings(measurements: Measurements, key: str, found: MeasuredArray, ta
 
     No chip is that exact: readings and targets may differ by 1e-6 of the largest target, as in a table of decimals.
 
-    Arrays without readings are not counted, and neither are arrays whose readings have all been replaced by later
-    rounds.
+    Each reading counts for the file that it is from; readings that were replaced by a later round do not count.
 
     Args:
-        measurements: The measurements; its `largest_us`, `arrays_compared` and `equal_to_targets` are updated.
+        measurements: The measurements; the `largest_us`, `arrays_compared` and `equal_to_targets` of the first file and
+            of later rounds are updated.
         key: The key of the array.
         found: The readings, after all rounds.
         targets: The targets in µS, [inputs, outputs].
+
+    Raises:
+        BundleError: If a file says that it was measured for other targets.
     """
-    for is_later, cells in found.parts:
+    for number, cells in found.parts:
+        file = measurements.rounds[number]
+        file.check_targets(key, targets)
         readings, wanted = found.conductances[cells].astype(np.float64), targets[cells]
         if not readings.size:
             continue
-        reading, target = measurements.largest_us.get(is_later, (0.0, 0.0))
-        measurements.largest_us[is_later] = max(reading, float(readings.max())), max(target, float(wanted.max()))
-        if is_later:
-            continue
-        measurements.arrays_compared += 1
+        reading, target = file.largest_us
+        file.largest_us = max(reading, float(readings.max())), max(target, float(wanted.max()))
+        file.arrays_compared += 1
         distance = float(np.abs(readings - wanted).max())
         if distance <= _WRITTEN_DIGITS * float(targets.max()):
-            measurements.equal_to_targets.append(key)
-            measurements.targets_are_rounded |= distance > 0
+            file.equal_to_targets.append(key)
+            file.cells_equal_to_targets += int(np.count_nonzero(wanted))
+            file.targets_are_rounded |= distance > 0
 
 
 def require_readings(measurements: Measurements, layers: Sequence[LayerReadback]) -> None:
@@ -186,7 +193,7 @@ def require_readings(measurements: Measurements, layers: Sequence[LayerReadback]
     Raises:
         BundleError: If no device has a reading, and none is marked as failed.
     """
-    if measurements.arrays_compared or any(layer.errors.failed for layer in layers):
+    if any(layer.errors.measured or layer.errors.failed for layer in layers):
         return
     cells = sum(layer.errors.cells for layer in layers)
     raise BundleError(
@@ -203,14 +210,16 @@ def refuse_targets(measurements: Measurements, *, is_accepted: bool) -> None:
         is_accepted: Whether to accept such a file nevertheless.
 
     Raises:
-        BundleError: If all arrays that were read equal their targets.
+        BundleError: If all arrays that were read from one of the files equal their targets.
     """
-    arrays = measurements.arrays_compared
-    if not is_accepted and arrays and arrays == len(measurements.equal_to_targets):
+    for file in measurements.rounds:
+        arrays = file.arrays_compared
+        if is_accepted or not file.holds_targets or arrays > len(file.equal_to_targets):
+            continue
         what = "its only array is that" if arrays == 1 else f"all its {arrays:,} arrays are those"
-        how = "rounded" if measurements.targets_are_rounded else "bit for bit"
+        how = "rounded" if file.targets_are_rounded else "bit for bit"
         raise BundleError(
-            f"'{measurements.path}' holds the targets themselves: {what} of the bundle '{measurements.bundle}', {how}; "
+            f"'{file.path}' holds the targets themselves: {what} of the bundle '{measurements.bundle}', {how}; "
             "give what was measured on the chip, or accept the targets as measurements with --as-if-measured "
             "(as_if_measured=True)"
         )
@@ -224,19 +233,16 @@ def refuse_siemens(measurements: Measurements, unit: ReadingUnit | None) -> None
         unit: The unit that was given; with ``uS``, readings are taken as they are.
 
     Raises:
-        BundleError: If the largest reading of the first file, or of later rounds, is below a thousandth of the largest
-            target of the cells that were read.
+        BundleError: If the largest reading of a file is below three thousandths of the largest target of the cells that
+            were read, or of a later round below a ten-thousandth.
     """
-    for is_later, (reading, target) in measurements.largest_us.items():
-        if unit == "uS" or reading <= 0 or not looks_like_siemens(reading, target):
+    for file in measurements.rounds:
+        reading, target = file.largest_us
+        if unit == "uS" or reading <= 0 or not looks_like_siemens(reading, target, is_later=file.is_later):
             continue
-        files = measurements.updates if is_later else (measurements,)
-        named = " and ".join(f"'{file.path}'" for file in files)
-        are_tables = [file.is_table for file in files]
-        remedy = remedy_of_small_readings(unit, has_arrays=not all(are_tables), has_tables=any(are_tables))
         raise BundleError(
-            f"{named}: the largest reading is {reading:.3g} µS, but targets of the cells that were read go up to "
-            f"{target:.3g} µS. {remedy}"
+            f"'{file.path}': the largest reading is {reading:.3g} µS, but targets of the cells that were read go up to "
+            f"{target:.3g} µS. {remedy_of_small_readings(unit, is_table=file.is_table)}"
         )
 
 

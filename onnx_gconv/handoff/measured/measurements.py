@@ -17,7 +17,7 @@ from onnx_gconv.files.arrays import ArrayReader, ArraysKind, ElsewhereError, rea
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import default_bundle_path
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, LayerRecord, TileRecord, read_bundle_manifest
-from onnx_gconv.handoff.measured.readings_table import ReadingsTable
+from onnx_gconv.handoff.measured.readings_table import READING, ReadingsTable
 from onnx_gconv.handoff.measured.units import ReadingUnit, in_microsiemens, remedy_of_range
 
 __all__ = [
@@ -43,6 +43,9 @@ _SUCCESS = "_success"
 # range (aihwkit's PCMLikeNoiseModel: 1.06 of 25 µS), so that a quarter is six standard deviations.
 _MARGIN = 0.25
 
+# So many cells of a later round at their targets, to all digits, were not measured but copied.
+_CELLS_OF_COPIED_ROUND = 10
+
 
 @dataclass(frozen=True, eq=False)
 class MeasuredArray:
@@ -53,12 +56,13 @@ class MeasuredArray:
             cells that keep their target.
         is_failed: Which cells the mask marks as failed (not programmed or not read), [inputs, outputs]; None without a
             mask.
-        is_updated: Which cells were measured again in a later round, [inputs, outputs]; None without a later round.
+        rounds: For each cell the number of the file that its reading is from, 0 for the first one, [inputs, outputs];
+            None if all are from the first one.
     """
 
     conductances: NDArray[np.floating[Any]]
     is_failed: NDArray[np.bool_] | None = None
-    is_updated: NDArray[np.bool_] | None = None
+    rounds: NDArray[np.uint16] | None = None
 
     @property
     def failed(self) -> int:
@@ -66,20 +70,28 @@ class MeasuredArray:
         return 0 if self.is_failed is None else int(np.count_nonzero(self.is_failed))
 
     @property
-    def parts(self) -> Iterator[tuple[bool, NDArray[np.bool_]]]:
-        """Which cells have a reading of the first file (False), and which have one of a later round (True)."""
+    def parts(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+        """The numbers of the files that readings are from, 0 for the first one, and which cells each has given."""
         is_read = ~np.isnan(self.conductances)
-        yield False, is_read if self.is_updated is None else is_read & ~self.is_updated
-        if self.is_updated is not None:
-            yield True, is_read & self.is_updated
+        if self.rounds is None:
+            yield 0, is_read
+            return
+        for number in np.unique(self.rounds[is_read]):
+            yield int(number), is_read & (self.rounds == number)
 
-    def updated(self, later: MeasuredArray) -> MeasuredArray:
-        """Replace the readings of cells that a later round has measured again."""
+    def updated(self, later: MeasuredArray, number: int) -> MeasuredArray:
+        """Replace the readings of cells that a later round has measured again.
+
+        Args:
+            later: What the round has measured.
+            number: The number of its file, from 1.
+        """
         is_new = ~np.isnan(later.conductances)
+        rounds = np.zeros(is_new.shape, np.uint16) if self.rounds is None else self.rounds
         return MeasuredArray(
             np.where(is_new, later.conductances, self.conductances),
             None if self.is_failed is None else self.is_failed & ~is_new,
-            is_new if self.is_updated is None else self.is_updated | is_new,
+            np.where(is_new, np.uint16(number), rounds),
         )
 
 
@@ -132,6 +144,7 @@ def open_measurements(
 
     Raises:
         BundleError: If there are no measurements, or the bundle is missing or damaged.
+        ConfigError: If a unit is given, but all files are tables, which are in µS.
     """
     if not path.exists():
         raise BundleError(f"'{path}' does not exist; give a file of measured arrays, or a bundle that holds one")
@@ -146,9 +159,15 @@ def open_measurements(
             )
     if file is None:
         file, kind = folder / manifest.arrays.path, manifest.arrays.kind
+    files = [(file, kind), *((update, _kind(update)) for update in updates)]
+    if unit == "S" and all(its_kind == "csv" for _, its_kind in files):
+        raise ConfigError(
+            f"'{file}' is a table, which is in µS, as its column {READING} says, so that the unit S is of no array; "
+            "write µS into the table, and leave --unit S (unit='S') out"
+        )
     with contextlib.ExitStack() as opened:
         found = []
-        for number, (each, its_kind) in enumerate([(file, kind), *((update, _kind(update)) for update in updates)]):
+        for number, (each, its_kind) in enumerate(files):
             watched.add(each, BundleError)
             measurements = Measurements(
                 each,
@@ -157,8 +176,8 @@ def open_measurements(
                 manifest,
                 limits=limits,
                 failed_cells=failed_cells,
-                unit=unit,
-                is_round=number > 0 or its_kind == "csv",
+                unit="uS" if its_kind == "csv" else unit,
+                is_later=number > 0,
             )
             found.append(opened.enter_context(measurements))
         opened.pop_all()
@@ -180,12 +199,14 @@ class Measurements:
         bundle: The folder of the bundle.
         manifest: The manifest of the bundle.
         unused_keys: Keys of arrays in the file that no tile of the bundle has.
+        is_later: Whether this is a later round.
         updates: The measurements of later rounds in their order; their readings replace those of this file.
-        arrays_compared: Number of arrays with readings that were compared with their targets so far.
+        arrays_compared: Number of arrays with readings of this file that were compared with their targets so far.
+            Readings that a later round has replaced do not count, neither here nor below.
         equal_to_targets: Keys of those arrays that equal their targets, bit for bit or rounded.
+        cells_equal_to_targets: Number of cells of these arrays whose target is not zero.
         targets_are_rounded: Whether one of these arrays holds rounded targets.
-        largest_us: The largest reading so far, and the largest target of cells with a reading, in µS: of this file at
-            False, of later rounds at True.
+        largest_us: The largest reading of this file so far, and the largest target of cells with a reading, in µS.
     """
 
     def __init__(
@@ -198,7 +219,7 @@ class Measurements:
         limits: tuple[float, float] | None,
         failed_cells: FailedCells,
         unit: ReadingUnit | None = None,
-        is_round: bool = False,
+        is_later: bool = False,
     ) -> None:
         self.path = path
         self.bundle = bundle
@@ -207,12 +228,15 @@ class Measurements:
         self._limits = limits
         self._uses_failed = failed_cells == "measured"
         self._unit = unit
-        self._is_round = is_round  # then cells without a reading are left as they are, and are no error
+        self.is_later = is_later
+        # Then cells without a reading are left as they are, and are no error.
+        self._is_round = is_later or isinstance(reader, ReadingsTable)
         self.updates: tuple[Measurements, ...] = ()
         self.arrays_compared = 0
         self.equal_to_targets: list[str] = []
+        self.cells_equal_to_targets = 0
         self.targets_are_rounded = False
-        self.largest_us: dict[bool, tuple[float, float]] = {}
+        self.largest_us = 0.0, 0.0
         try:
             self.unused_keys: tuple[str, ...] = self._unused()
         except BaseException:
@@ -239,14 +263,24 @@ class Measurements:
         return self.path, *(update.path for update in self.updates)
 
     @property
+    def rounds(self) -> tuple[Measurements, ...]:
+        """These measurements, and those of later rounds in their order."""
+        return self, *self.updates
+
+    @property
     def is_table(self) -> bool:
         """Whether the file is a table of readings, which are in µS."""
         return isinstance(self._reader, ReadingsTable)
 
     @property
     def holds_targets(self) -> bool:
-        """Whether any array compared so far equals its targets."""
-        return bool(self.equal_to_targets)
+        """Whether any array compared so far equals its targets.
+
+        What is left of a file besides later rounds, and a later round itself, may be a few cells, which an instrument
+        of few digits may well read at their targets: such a file counts only if it has some cells of this kind.
+        """
+        is_few = self.cells_equal_to_targets < _CELLS_OF_COPIED_ROUND
+        return bool(self.equal_to_targets) and not (is_few and (self.is_later or self.updates))
 
     def array(self, layer: LayerRecord, tile: TileRecord, device: int) -> MeasuredArray | None:
         """The measured conductances of a device of a tile after all rounds; None if nothing was measured.
@@ -261,10 +295,10 @@ class Measurements:
                 the tile and the cell.
         """
         found = self._of_round(layer, tile, device) if self._is_round else self._measured(layer, tile, device)
-        for update in self.updates:
+        for number, update in enumerate(self.updates, 1):
             if (later := update.array(layer, tile, device)) is not None:
                 nothing = MeasuredArray(np.full(later.conductances.shape, np.nan, later.conductances.dtype))
-                found = (nothing if found is None else found).updated(later)
+                found = (nothing if found is None else found).updated(later, number)
         return found
 
     def _of_round(self, layer: LayerRecord, tile: TileRecord, device: int) -> MeasuredArray | None:
@@ -317,6 +351,19 @@ class Measurements:
         """Whether the file has an array for a device of a tile, even if nothing was written to it."""
         return self._reader.form(tile.conductances[device].key) is not None
 
+    def check_targets(self, key: str, targets: NDArray[Any]) -> None:
+        """Check that the file was measured for the targets of an array, if it says for which ones, as tables may.
+
+        Args:
+            key: The key of the array.
+            targets: The targets in µS, [inputs, outputs].
+
+        Raises:
+            BundleError: If it was measured for others.
+        """
+        if isinstance(self._reader, ReadingsTable):
+            self._reader.check_targets(key, targets)
+
     def limits(self, layer: LayerRecord) -> tuple[float, float]:
         """The lowest and highest conductance that is accepted as a measurement of the layer, in µS."""
         if self._limits is not None:
@@ -346,10 +393,12 @@ class Measurements:
                 f"or mark cells that were not measured with false in an array '{key}{_SUCCESS}'"
             )
         if not np.isfinite(found):
-            raise BundleError(
-                f"'{self.path}': {cell} is {found:g}, no conductance{others}; mark cells that could not be measured "
-                f"with false in an array '{key}{_SUCCESS}'"
+            remedy = (
+                f"leave {READING} empty where a cell could not be measured"
+                if self.is_table
+                else f"mark cells that could not be measured with false in an array '{key}{_SUCCESS}'"
             )
+            raise BundleError(f"'{self.path}': {cell} is {found:g}, no conductance{others}; {remedy}")
         largest = float(np.nanmax(conductances[is_wrong]))
         remedy = remedy_of_range(largest, self.limits(layer), self._unit, is_table=self.is_table)
         raise BundleError(

@@ -14,9 +14,12 @@ ReadingUnit: TypeAlias = Literal["uS", "S"]
 
 _US_PER_SIEMENS = 1e6
 
-# Readings may be in siemens if the largest one is below this part of the largest target. In siemens, numbers are 1e-6
-# of those in µS; 1e-3 leaves room for a device that conducts far less than its target.
-_LOOKS_LIKE_SIEMENS = 1e-3
+# Readings may be in siemens or millisiemens if the largest one is below this part of the largest target. In
+# millisiemens, numbers are 1e-3 of those in µS, and the largest of many readings is above its target.
+_LOOKS_LIKE_SIEMENS = 3e-3
+
+# A later round may be of the few devices that cannot be programmed, and conduct next to nothing.
+_LATER_LOOKS_LIKE_SIEMENS = 1e-4
 
 _OPTION_US, _OPTION_S = "--unit uS (unit='uS')", "--unit S (unit='S')"
 
@@ -26,27 +29,35 @@ def in_microsiemens(values: NDArray[np.floating[Any]], unit: ReadingUnit | None)
     return values.astype(np.float64) * _US_PER_SIEMENS if unit == "S" else values
 
 
-def looks_like_siemens(largest_reading_us: float, largest_target_us: float) -> bool:
-    """Whether the largest of several readings is so far below the largest target that it may be in siemens."""
-    return largest_reading_us < _LOOKS_LIKE_SIEMENS * largest_target_us
+def looks_like_siemens(largest_reading_us: float, largest_target_us: float, *, is_later: bool = False) -> bool:
+    """Whether the largest of several readings is so far below the largest target that it may be in siemens.
+
+    Args:
+        largest_reading_us: The largest reading, as it was taken, in µS.
+        largest_target_us: The largest target of the cells with a reading, in µS.
+        is_later: Whether the readings are those of a later round.
+    """
+    part = _LATER_LOOKS_LIKE_SIEMENS if is_later else _LOOKS_LIKE_SIEMENS
+    return largest_reading_us < part * largest_target_us
 
 
-def remedy_of_small_readings(unit: ReadingUnit | None, *, has_arrays: bool, has_tables: bool) -> str:
+def remedy_of_small_readings(unit: ReadingUnit | None, *, is_table: bool) -> str:
     """What to do about readings that are far below their targets, as readings in siemens are: a sentence.
 
     Args:
         unit: The unit that was given for arrays: ``S``, or None if none was.
-        has_arrays: Whether some of these readings are in arrays.
-        has_tables: Whether some of them are in tables.
+        is_table: Whether these readings are in a table.
     """
+    if is_table:
+        return (
+            f"If readings are in siemens or millisiemens, write µS into the table; if they are in µS, give {_OPTION_US}"
+        )
     if unit == "S":
-        converted = [f"{_OPTION_S} has converted arrays from siemens already"] if has_arrays else []
-        tables = ["tables are not converted: write µS into them"] if has_tables else []
-        what = "; ".join([*converted, *tables])
-        return f"{what[0].upper()}{what[1:]}. If the chip conducts so little, give readings in µS, and {_OPTION_US}"
-    remedies = [f"give {_OPTION_S}"] if has_arrays else []
-    remedies += ["write µS into tables"] if has_tables else []
-    return f"If readings are in siemens, {' and '.join(remedies)}; if they are in µS, give {_OPTION_US}"
+        return f"{_OPTION_S} has converted them from siemens; if the chip conducts so little, give µS and {_OPTION_US}"
+    return (
+        f"If readings are in siemens, give {_OPTION_S}; if they are in millisiemens, convert them; if they are in µS, "
+        f"give {_OPTION_US}"
+    )
 
 
 def remedy_of_range(largest_us: float, limits: tuple[float, float], unit: ReadingUnit | None, *, is_table: bool) -> str:

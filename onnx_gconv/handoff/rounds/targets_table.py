@@ -40,6 +40,8 @@ __all__ = ["TABLE_HEADER", "default_table_path", "write_targets"]
 
 TABLE_HEADER = f"array,tile,device,row,column,array_row,array_column,target_us,tolerance_us,{READING}"
 
+_SUFFIX = ".csv"
+
 # So many cells are formatted at once, because Python's numbers and texts need many times the memory of an array.
 _TEXT_CELLS = 1 << 16
 
@@ -71,7 +73,7 @@ def write_targets(
     number of the array on the chip; the tile and the device; row and column in the tile, and on the array; the target,
     how far from it the device may be (empty if no tolerance is known), and the present reading (empty if there is
     none), all in µS. Lines are sorted by array, device, row and column. Cells of arrays that hold no weight are left
-    out. Memory does not grow with the bundle.
+    out. Memory does not grow with the bundle. The targets are compared with their checksums.
 
     A lab fills in new readings; the table can then be read back, as `measured` or as one of `updates`.
 
@@ -103,8 +105,8 @@ def write_targets(
     if measured is not None and only_off_target is not None:
         raise ConfigError("measured and only_off_target are the same measurements; give one of both")
     readings = measured if only_off_target is None else only_off_target
-    if readings is None and updates:
-        raise ConfigError("updates are later rounds of measurements; give those, too")
+    if readings is None:
+        _refuse_without_readings(updates, limits, failed_cells, unit, as_if_measured)
     check_limits(limits)
     check_choices(failed_cells, unit)
     folder, given = Path(bundle), tolerance_of(tolerance_us, tolerance_relative)
@@ -127,7 +129,7 @@ def write_targets(
                 )
             )
         files = () if found is None else found.files
-        check_output_path(target, [*files, folder])
+        _check_output(target, [*files, folder])
         preset = opened.manifest.preset
         if given is None and preset is not None:
             given = tolerance_of(preset.tolerance_us, preset.tolerance_relative)
@@ -162,6 +164,48 @@ def write_targets(
         arrays=table.arrays,
         layers=layers,
     )
+
+
+def _refuse_without_readings(
+    updates: Sequence[object],
+    limits: object,
+    failed_cells: FailedCells,
+    unit: object,
+    as_if_measured: bool,  # noqa: FBT001 - as in `write_targets`
+) -> None:
+    """Refuse options that say how readings are taken if there are none.
+
+    Raises:
+        ConfigError: If one of them is given.
+    """
+    if updates:
+        raise ConfigError("updates are later rounds of measurements; give those, too")
+    given = {
+        "--limits (limits)": limits is not None,
+        "--failed-cells (failed_cells)": failed_cells != "target",
+        "--unit (unit)": unit is not None,
+        "--as-if-measured (as_if_measured)": as_if_measured,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigError(
+                f"{name} is for readings, but none are given; leave it out, or give some with --measured or "
+                "--only-off-target"
+            )
+
+
+def _check_output(path: Path, inputs: Sequence[Path]) -> None:
+    """Check that a table can be written, and has a name by which it is known when it comes back.
+
+    Raises:
+        ConfigError: If it cannot, or has another name.
+    """
+    check_output_path(path, inputs)
+    if path.suffix.lower() != _SUFFIX:
+        raise ConfigError(
+            f"cannot write '{path}': it is a CSV file; give a name that ends in {_SUFFIX}, by which `readback` knows a "
+            "table of readings"
+        )
 
 
 @dataclass(frozen=True)
@@ -296,7 +340,10 @@ class _Table:
         The devices of a tile are mostly written one after the other, so that each tile is read once.
         """
         if self._last[0] != tile.id:
-            self._last = tile.id, tile.conductances()
+            found = tile.conductances()
+            for record, targets in zip(tile.record.conductances, found.values(), strict=True):
+                self._bundle.check_hash(record, targets)  # a chip is programmed with them
+            self._last = tile.id, found
         return self._last[1]
 
     def _readings(self, tile: BundleTile, device: int, targets: NDArray[Any]) -> NDArray[np.float64]:

@@ -168,3 +168,25 @@ def test_what_is_no_known_product_is_left_out_or_refused(mapped, parse, tmp_path
     fine = MappingScheme(levels=ConductanceLevels.uniform(1 << 16, 0, 25))
     with pytest.raises(ConfigError, match=r"a bin for each number of 17 bits, as many as .* give; give fewer bits"):
         write_bundle(mapped("Gemm", scheme=fine), tmp_path / "none", (64, 64), formats=["accelforge"])
+
+
+def test_activations_that_are_not_finite_have_no_histogram(parse, tmp_path):
+    """The second layer gets infinity from the first one."""
+    text = "g (float[1,4] x) => (float[1,2] y) { t = MatMul(x, V) y = MatMul(t, W) }"
+    x = np.full((1, 4), 3e38, np.float32)
+    report, folder = written(parse, tmp_path, text, V=np.ones((4, 3), np.float32), W=normal(3, 2), inputs={"x": x})
+    note = "histograms of inputs are not in it, because activations are not finite in the run: L001"
+    assert note in str(report).replace("\n", " ")
+    assert sum(read(folder, "L000.yaml")["variables"]["inputs_hist"]) == x.size
+    assert "inputs_hist" not in read(folder, "L001.yaml")["variables"]
+
+
+@pytest.mark.parametrize("format_name", ["accelforge", "zigzag"])
+def test_a_run_of_no_sample_is_refused(parse, tmp_path, format_name):
+    model = parse("g (float[batch,4] x) => (float[batch,3] y) { y = MatMul(x, W) }", W=normal(4, 3))
+    MapConductances(scheme=MappingScheme())(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    for options in ({"inputs": {"x": np.zeros((0, 4), np.float32)}}, {"dims": {"batch": 0}}):
+        with pytest.raises(ConfigError, match="'W': its activations are empty in the run, which needs at least one sa"):
+            write_bundle(tmp_path / "mapped.onnx", tmp_path / "out", (8, 8), formats=[format_name], **options)
+        assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff.formats import layer_conductances
-from onnx_gconv.handoff.formats.neurosim.network import rows_of_subarrays
+from onnx_gconv.handoff.formats.neurosim.network import novel_mapping_fits, rows_of_subarrays
 from onnx_gconv.handoff.formats.neurosim.weights import numbers_of_weights
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
@@ -371,6 +371,60 @@ def test_without_novel_mapping_other_subarrays_are_taken():
     assert rows_of_subarrays(lines, 1, 64, is_novel=False) == 16
 
 
+@pytest.mark.parametrize(
+    ("lines", "rows", "expected"),
+    [
+        # Two cells for each weight. What NeuroSim V1.4 and V1.5, built with a check of memory accesses, were seen to do
+        ([(1, 1, 64, 1, 1, 64), (1, 1, 64, 1, 1, 32), (1, 1, 32, 1, 1, 10)], 64, True),
+        ([(8, 8, 1, 3, 3, 16), (8, 8, 16, 1, 1, 32), (1, 1, 512, 1, 1, 64), (1, 1, 64, 1, 1, 10)], 8, True),
+        ([(18, 18, 4, 5, 5, 26), (7, 7, 26, 1, 1, 27), (1, 1, 27, 1, 1, 10)], 32, True),
+        ([(7, 1, 48, 1, 1, 96), (7, 1, 96, 1, 1, 20)], 32, False),  # which an unchecked program does not notice
+        ([(1, 1, 316, 1, 1, 358)], 64, False),
+        ([(1, 1, 316, 1, 1, 358)], 128, False),
+        ([(1, 1, 594, 1, 1, 436)], 64, False),
+        ([(1, 1, 594, 1, 1, 436)], 128, True),
+        ([(1, 1, 517, 1, 1, 73)], 128, False),
+    ],
+)
+def test_novel_mapping_is_taken_only_if_neurosim_reads_nothing_but_the_weights(lines, rows, expected):
+    assert novel_mapping_fits(lines, 2, rows) == expected
+
+
+LEVELS_OF_4_BITS = MappingScheme(PAIR, Granularity(), levels=ConductanceLevels.uniform(16, 1.0, 40.0))
+
+
+SMALL_KERNELS = """g (float[1, 1, 9, 9] x) => (float[1, 20] y) {
+    t = Conv <pads = [2, 2, 2, 2]> (x, V) f = Flatten (t) y = Gemm <transB = 1> (f, W) }"""
+
+
+@pytest.mark.parametrize(
+    ("shapes", "taken", "reason"),
+    [
+        ([(784, 128)], 64, "read memory behind the weights, because it cuts layers into parts that do not divide them"),
+        ([(768, 128)], 64, None),
+        ([(4, 1, 5, 5), (324, 20)], 16, "take no sub-arrays of more than 4 rows, which are too low for its circuits"),
+        ([(16, 4)], 4, None),
+    ],
+)
+def test_the_command_is_for_the_mapping_with_which_neurosim_runs(parse, tmp_path, shapes, taken, reason):
+    text, arrays = product_of(*shapes[-1])
+    if len(shapes) > 1:
+        text, arrays = SMALL_KERNELS, {**arrays, "V": np.random.default_rng(1).normal(size=shapes[0]).astype("f")}
+    folder, report = written(parse, tmp_path, text, arrays, LEVELS_OF_4_BITS, array=(64, 64))
+    readme = " ".join((folder / "README.txt").read_text().split())
+    command = (folder / "trace_command.sh").read_text()
+    assert f" 8 8 {taken} {taken} " in command
+    assert f"numColSubArray = {taken} of Param.cpp, as numRowSubArray = {taken} of the command" in readme
+    said = [note for note in report.notes if "the command is for novelMapping = false in Param.cpp" in note]
+    if reason is None:
+        assert "- novelMapping = true (the default)." in readme
+        assert not said
+    else:
+        assert f"- novelMapping = false. With true, the default, NeuroSim would {reason}" in readme
+        assert len(said) == 1
+        assert reason in said[0]
+
+
 def test_the_readme_says_which_parameters_have_to_agree(parse, tmp_path):
     levels = MappingScheme(PAIR, Granularity(), levels=ConductanceLevels.uniform(16, 1.0, 40.0))
     folder, report = written(parse, tmp_path, *product_of(40, 64), levels, array=(32, 48))
@@ -509,7 +563,8 @@ def test_a_model_of_which_neurosim_holds_nothing_is_refused_with_the_reason(pars
 def test_a_network_for_which_subarrays_would_be_too_low_is_named(parse, tmp_path):
     _, report = written(parse, tmp_path, *product_of(4, 4))
     assert (
-        "neurosim: NeuroSim V1.4 finds sub-arrays of fewer than 8 rows too low for its circuits: L000" in report.notes
+        "neurosim: NeuroSim finds sub-arrays of fewer than 8 rows too low for its circuits, and stops: L000"
+        in report.notes
     )
 
 

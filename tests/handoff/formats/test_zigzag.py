@@ -97,6 +97,14 @@ def test_the_model_is_the_original_with_shapes_and_bits(tmp_path):
     compile((tmp_path / "out/zigzag/run.py").read_text(), "run.py", "exec")
 
 
+def test_values_whose_type_the_model_does_not_say_are_no_message(parse, tmp_path, caplog):
+    text = "g (float16[2,9] x) => (float16[2,4] y) { t = MatMul(x, V) y = MatMul(t, W) }"
+    arrays = {"V": normal(9, 6).astype(np.float16), "W": normal(6, 4).astype(np.float16)}
+    _, found = bundle_of(parse, tmp_path, text, **arrays)
+    assert shapes(found)["t"] == [2, 6]
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("pads", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 def test_padding_that_is_automatic_is_said(parse, tmp_path, pads):
     """ZigZag knows no automatic padding, nor kernels that only the weight tells; ONNX's own inference is the judge."""

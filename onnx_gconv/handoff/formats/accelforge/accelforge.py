@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +132,10 @@ used.
             ),
             LayerNote(no_inputs, held if self._prepared.run.source is None else ()),
             LayerNote(
+                "histograms of inputs are not in it, because activations are not finite in the run",
+                [item for item in held if (given := self._activations(item)) is not None and not _is_finite(given)],
+            ),
+            LayerNote(
                 "histograms of conductances have 256 bins, because devices have no uniform levels, or more than 256",
                 [item for item in held if not _has_a_bin_for_each_level(item)],
             ),
@@ -176,13 +180,22 @@ used.
         return file.record
 
     def _inputs(self, layer: Layer) -> NDArray[np.int64] | None:
-        """The histogram of the activations that a layer receives, [2^bits - 1]; None if no inputs were given."""
+        """The histogram of the activations that a layer receives, [2^bits - 1].
+
+        None if no inputs were given, or activations are not finite.
+        """
+        values = self._activations(layer)
+        if values is None or not _is_finite(values):
+            return None
+        largest = float(np.abs(values.astype(np.float64)).max(initial=0.0))
+        return signed_histogram(values, self._prepared.settings.input_bits, largest)
+
+    def _activations(self, layer: Layer) -> NDArray[Any] | None:
+        """The activations that a layer receives from the inputs that were given; None if none were."""
         arriving = self._prepared.run.inputs[self._prepared.layers.index(layer)]
         if self._prepared.run.source is None or not isinstance(arriving, LayerInput):
             return None
-        values = arriving.values
-        largest = float(np.abs(values.astype(np.float64)).max(initial=0.0))
-        return signed_histogram(values, self._prepared.settings.input_bits, largest)
+        return arriving.values
 
     @property
     def _prepared(self) -> Preparation:
@@ -192,6 +205,10 @@ used.
     @property
     def _weight_bits(self) -> int:
         return self._prepared.settings.weight_bits or max(map(_bits_of_weight, self._prepared.layers))
+
+
+def _is_finite(values: NDArray[Any]) -> bool:
+    return bool(np.isfinite(values.astype(np.float64)).all())
 
 
 def _range(layer: Layer) -> tuple[float, float]:

@@ -50,8 +50,11 @@ def problem_of(layer: Layer, sample: Sample) -> str | None:
         op = use.op.name
         if op not in _PRODUCTS and use.op.convolution != "plain":
             return f"it is a weight of {op}, whose number of products this format does not know"
-        if sample.shape(use.activation) is None or sample.shape(use.output) is None:
+        given, made = sample.shape(use.activation), sample.shape(use.output)
+        if given is None or made is None:
             return "it stands in a subgraph, whose values a run of the model does not show"
+        if 0 in (*given, *made):
+            return "its activations are empty in the run, which needs at least one sample"
         axes = len(use.op.kernel_shape(layer.view))
         if axes > len(_AXES):
             return f"it is a convolution over {axes} axes, but this format knows {len(_AXES)} at most"

@@ -21,7 +21,7 @@ from onnx_gconv.handoff.formats.neurosim.windows import Windows, windows_of
 from onnx_gconv.handoff.formats.sample import LayerInput, Sample
 from onnx_gconv.weights.constants import constant_tensor
 
-__all__ = ["NetworkLayer", "network_of", "rows_of_subarrays"]
+__all__ = ["NetworkLayer", "network_of", "novel_mapping_fits", "rows_of_subarrays"]
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"})
 _MEANS = frozenset({"ReduceMean", "ReduceMax"})
@@ -258,19 +258,50 @@ def rows_of_subarrays(
         rows: Number of rows of the chip's arrays.
         is_novel: Whether Param.cpp has ``novelMapping = true``, which is its default.
     """
-    kernels = [line[3] * line[4] for line in lines]
-    counts = [1 + (kernels.count(kernel) if kernel != 1 else 0) for kernel in kernels]
-    commonest = kernels[counts.index(max(counts))]
     while rows > 1:
-        widest = max(
-            (
-                line[5] * columns_per_weight
-                for line, kernel in zip(lines, kernels, strict=True)
-                if not is_novel or (kernel == commonest and line[2] * kernel >= rows)
-            ),
-            default=0,
-        )
-        if widest and 2 ** math.ceil(math.log2(widest)) >= (2 if is_novel else 4) * rows:
+        mapped = _novel_lines(lines, rows) if is_novel else lines
+        if _highest_power(mapped, columns_per_weight) >= (2 if is_novel else 4) * rows:
             break
         rows //= 2
     return rows
+
+
+def novel_mapping_fits(lines: Sequence[Sequence[int]], columns_per_weight: int, rows: int) -> bool:
+    """Whether NeuroSim, with ``novelMapping``, reads nothing but the weights of the layers.
+
+    It cuts a layer that it maps to processing elements into parts of the size of an element. It copies equal shares of
+    the channels and columns, rounded down, but reads as many as the element has (``ReshapeArray`` in ``Chip.cpp``,
+    ``CopyPEArray`` in ``Tile.cpp``). So it reads memory behind the weights, which may be a fault or may pass unnoticed,
+    unless one element holds a layer, or whole elements do. The elements have the size, from the power of two above the
+    columns of the widest layer down to twice the rows of a sub-array, that is used best (``ChipFloorPlan``).
+
+    Args:
+        lines: The lines of the network.
+        columns_per_weight: Number of cells that hold a weight.
+        rows: Number of rows of a sub-array.
+    """
+    mapped = [(line[2], line[5] * columns_per_weight) for line in _novel_lines(lines, rows)]
+    size = max(_highest_power(_novel_lines(lines, rows), columns_per_weight), 2 * rows)
+    cells, best, element = sum(map(math.prod, mapped)), 0.0, size
+    while size > 2 * rows:
+        parts = sum(-(-channels // size) * -(-columns // size) for channels, columns in mapped)
+        if (used := cells / (parts * size * size)) > best:
+            best, element = used, size
+        size //= 2
+    return all(length <= element or length % element == 0 for layer in mapped for length in layer)
+
+
+def _novel_lines(lines: Sequence[Sequence[int]], rows: int) -> list[Sequence[int]]:
+    """The layers that NeuroSim maps to processing elements if it has ``novelMapping``."""
+    kernels = [line[3] * line[4] for line in lines]
+    counts = [1 + (kernels.count(kernel) if kernel != 1 else 0) for kernel in kernels]
+    commonest = kernels[counts.index(max(counts))]
+    return [
+        line for line, kernel in zip(lines, kernels, strict=True) if kernel == commonest and line[2] * kernel >= rows
+    ]
+
+
+def _highest_power(lines: Iterable[Sequence[int]], columns_per_weight: int) -> int:
+    """The number of columns of the widest layer, rounded up to a power of two; 0 without layers."""
+    widest = max((line[5] * columns_per_weight for line in lines), default=0)
+    return 1 << (widest - 1).bit_length() if widest else 0

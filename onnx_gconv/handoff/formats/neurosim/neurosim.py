@@ -13,7 +13,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote, Preparation
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.formats.neurosim.mem_states import MEM_STATES_FILE, mem_states_text
-from onnx_gconv.handoff.formats.neurosim.plan import Plan
+from onnx_gconv.handoff.formats.neurosim.plan import LEAST_ROWS, Plan
 from onnx_gconv.handoff.formats.neurosim.texts import (
     COMMAND_FILE,
     V15_FOLDER,
@@ -28,7 +28,6 @@ from onnx_gconv.handoff.manifest import FileRecord
 __all__ = ["Neurosim"]
 
 _MOST_NAMED = 4
-_LEAST_ROWS = 8
 
 
 class Neurosim(HandoffFormat):
@@ -98,13 +97,18 @@ class Neurosim(HandoffFormat):
         ranges = "devices have several ranges of conductance, but NeuroSim has one"
         states = f"{MEM_STATES_FILE} is not written, because {plan.levels}"
         bits = f"weights have {plan.bits.weights} bits and inputs {plan.bits.inputs} (option --bits)"
-        low = f"NeuroSim V1.4 finds sub-arrays of fewer than {_LEAST_ROWS} rows too low for its circuits"
+        low = f"NeuroSim finds sub-arrays of fewer than {LEAST_ROWS} rows too low for its circuits, and stops"
+        conventional = (
+            "the command is for novelMapping = false in Param.cpp; with true, the default, NeuroSim would "
+            + plan.why_not_novel
+        )
         return (
             *refused,
             LayerNote(bits, plan.layers),
             LayerNote(random, plan.layers if plan.sample.source is None else ()),
             LayerNote(smaller, plan.layers if plan.subarray_rows < plan.rows else ()),
-            LayerNote(low, plan.layers if plan.subarray_rows < _LEAST_ROWS else ()),
+            LayerNote(low, plan.layers if plan.subarray_rows < LEAST_ROWS else ()),
+            LayerNote(conventional, () if plan.is_novel else plan.layers),
             LayerNote(
                 "NeuroSim counts positions without padding, and reads fewer than there are",
                 [item.layer for item in plan.network if item.positions_read < item.windows.positions],

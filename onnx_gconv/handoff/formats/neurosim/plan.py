@@ -10,10 +10,18 @@ from functools import cached_property
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.handoff.formats.neurosim.mem_states import bits_of_cell, common_levels
-from onnx_gconv.handoff.formats.neurosim.network import NetworkLayer, network_of, rows_of_subarrays
+from onnx_gconv.handoff.formats.neurosim.network import (
+    NetworkLayer,
+    network_of,
+    novel_mapping_fits,
+    rows_of_subarrays,
+)
 from onnx_gconv.handoff.formats.sample import Bits, Sample
 
-__all__ = ["Plan"]
+__all__ = ["LEAST_ROWS", "Plan"]
+
+LEAST_ROWS = 8
+"""NeuroSim finds sub-arrays of fewer rows or columns too small for its circuits, and stops."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +103,31 @@ class Plan:
         """Number of columns of the chip's arrays."""
         return self.network[0].layer.geometry.columns
 
-    @cached_property
+    @property
     def subarray_rows(self) -> int:
         """Number of rows of NeuroSim's sub-arrays: that of the chip's arrays, or less if NeuroSim refuses it."""
+        return self._rows_with_novel_mapping if self.is_novel else self.subarray_rows_without_novel_mapping
+
+    @cached_property
+    def is_novel(self) -> bool:
+        """Whether the command is for ``novelMapping = true`` in Param.cpp, the default."""
+        return not self.why_not_novel
+
+    @cached_property
+    def why_not_novel(self) -> str:
+        """What NeuroSim would do with ``novelMapping``, for which the command is not then; else empty."""
+        rows = self._rows_with_novel_mapping
+        if not novel_mapping_fits(self._lines, self._columns_per_weight, rows):
+            return "read memory behind the weights, because it cuts layers into parts that do not divide them"
+        if rows < LEAST_ROWS <= self.subarray_rows_without_novel_mapping:
+            return f"take no sub-arrays of more than {rows} rows, which are too low for its circuits"
+        return ""
+
+    @cached_property
+    def _rows_with_novel_mapping(self) -> int:
         return rows_of_subarrays(self._lines, self._columns_per_weight, self.rows)
 
-    @property
+    @cached_property
     def subarray_rows_without_novel_mapping(self) -> int:
         """Number of rows of NeuroSim's sub-arrays if Param.cpp has ``novelMapping = false``."""
         return rows_of_subarrays(self._lines, self._columns_per_weight, self.rows, is_novel=False)

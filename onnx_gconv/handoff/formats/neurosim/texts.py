@@ -86,7 +86,7 @@ def _parameters(plan: Plan) -> str:
             f"numColSubArray = {taken} of Param.cpp, as numRowSubArray = {taken} of the command. Arrays of the chip\n"
             f"  are {rows}x{plan.columns}, but so small a network takes no sub-arrays of more than {taken} rows."
         )
-        if (more := plan.subarray_rows_without_novel_mapping) > taken:
+        if plan.is_novel and (more := plan.subarray_rows_without_novel_mapping) > taken:
             size += f" With\n  novelMapping = false of Param.cpp it takes {more}; then change the command, too."
     why = (
         f"{plan.levels}; with as many bits as a weight, a weight has one cell"
@@ -97,12 +97,18 @@ def _parameters(plan: Plan) -> str:
     several = "" if len(plan.ranges_us) == 1 else (
         "\n  Devices of layers have several ranges, but NeuroSim has one for all; run it once for each of them."
     )  # fmt: skip
+    novel = (
+        "true (the default)."
+        if plan.is_novel
+        else f"false. With true, the default, NeuroSim would\n  {plan.why_not_novel}."
+    )
     return f"""\
 Parameters that have to agree (Param.cpp of NeuroSim; then make):
 - memcelltype = 2 (RRAM). With 1 (SRAM, the default of V1.4) no figure depends on the weights.
 - currentMode = true (the default of V1.4). With false, the default of V1.5, no figure depends on the weights, either.
 - cellBit = {plan.cell_bits}: {why}.
 - {size}
+- novelMapping = {novel}
 - numRowParallel: the last number of the command, rows that are read at once.
 - synapseBit = {plan.bits.weights} and numBitInput = {plan.bits.inputs} of the command: those of the files.
 - algoWeightMin = -1, algoWeightMax = 1 (the defaults).

@@ -64,12 +64,21 @@ def problem_of(node: ir.Node, sample: Sample) -> str | None:
     given, made = (None if value is None else sample.shape(value) for value in (node.inputs[0], node.outputs[0]))
     if given is None or made is None:
         return "it is in a subgraph, into which ZigZag does not look"
+    if (problem := _problem_of_shapes(op, given, made)) is not None:
+        return problem
+    if any(_is_computed(value) for value in node.inputs[WEIGHT + 1 :] if value is not None):
+        return "nodes compute its bias, so that ZigZag takes its weights for activations"
+    return None
+
+
+def _problem_of_shapes(op: str, given: Sequence[int], made: Sequence[int]) -> str | None:
+    """The same for the shapes of the activations and of the product of a node."""
+    if 0 in (*given, *made):
+        return "its activations are empty in the run, which needs at least one sample"
     if op == "Conv" and len(given) != _CONVOLUTION_RANK:
         return f"ZigZag takes convolutions over two axes, but this one is over {len(given) - 2}"
     if op != "Conv" and not (len(given) in _MATRIX_RANKS and len(made) == len(given)):
         return f"ZigZag takes activations of 2 to 4 axes, but these have {len(given)}"
-    if any(_is_computed(value) for value in node.inputs[WEIGHT + 1 :] if value is not None):
-        return "nodes compute its bias, so that ZigZag takes its weights for activations"
     return None
 
 
@@ -99,10 +108,12 @@ def workload_of(mapped: Path, sample: Sample, array: ImcArray, uncounted: Collec
     nodes = [node for node in model.graph if node.op_identifier() in _COUNTED]
     counted = [node for node in nodes if node.outputs[0].name not in uncounted and problem_of(node, sample) is None]
     _fold_inputs(model, counted)
-    operands = (value for node in counted for value in (node.inputs[0], node.outputs[0]))
+    operands = [value for node in counted for value in (node.inputs[0], node.outputs[0])]
     for value in (*model.graph.inputs, *model.graph.outputs, *operands):
         if value is not None and (shape := sample.shape(value)) is not None:
             value.shape = ir.Shape(shape)
+    for node in counted:
+        _give_types(node)
     ShapeInferencePass()(model)
     for node in counted:
         _describe(node, array)
@@ -112,6 +123,18 @@ def workload_of(mapped: Path, sample: Sample, array: ImcArray, uncounted: Collec
     weights = (node.inputs[WEIGHT] for node in counted)
     constants = (value.const_value for value in weights if value is not None)
     return Workload(model, sum(tensor.size for tensor in constants if tensor is not None))
+
+
+def _give_types(node: ir.Node) -> None:
+    """Give activations and products the type of the weight, which they share, if the model does not say their type.
+
+    A value of known shape has to have a type, too: otherwise it is left out of the file, with a message.
+    """
+    weight = node.inputs[WEIGHT]
+    assert weight is not None  # noqa: S101 - ONNX requires this input
+    for value in (node.inputs[0], node.outputs[0]):
+        if value is not None and value.type is None and weight.dtype is not None:
+            value.type = ir.TensorType(weight.dtype)
 
 
 def _describe(node: ir.Node, array: ImcArray) -> None:

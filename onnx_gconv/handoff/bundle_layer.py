@@ -181,23 +181,7 @@ class BundleLayer(LayerScales):
 
     def arrays(self) -> Iterator[ArrayRecord]:
         """The records of all arrays that the arrays file holds for the layer."""
-        record = self.record
-        for tile in record.tiles:
-            yield from tile.conductances
-            yield from tile.codes or ()
-            for stuck in tile.stuck:
-                yield from (stuck.cells, stuck.conductances)
-        yield from (record.scale.array, record.zero.array, record.scale_row_starts, record.scale_column_starts)
-        if record.zero_point is not None:
-            yield record.zero_point
-        if record.bias is not None:
-            yield record.bias.values
-        if record.packing is not None:
-            yield record.packing.zero_point
-            if record.packing.padding is not None:
-                yield record.packing.padding
-        if record.dequantization is not None and record.dequantization.scales is not None:
-            yield record.dequantization.scales
+        return self.record.every_array()
 
     def check(self) -> None:
         """Check that the layer's record is consistent, and that all arrays exist with the right shape and dtype.

@@ -31,7 +31,7 @@ from onnx_gconv.handoff.manifest import (
 )
 from onnx_gconv.mapping import MatrixViewRecord, RearrangementRecord
 
-__all__ = ["LayerWriter"]
+__all__ = ["LayerWriter", "rule_of"]
 
 
 class LayerWriter:
@@ -116,7 +116,6 @@ class LayerWriter:
         assert view is not None  # noqa: S101 - layers have one
         scale, zero = layer.scale_and_zero()
         zero_point = layer.zero_point()
-        parameters = record.converter.parameters
         return LayerRecord(
             id=layer.id,
             weight=record.name,
@@ -129,19 +128,7 @@ class LayerWriter:
             path=layer.consumers[0].path,
             matrix_view=view,
             unroll=_unroll(view, layer.consumers[0].path),
-            converter=record.converter,
-            g_min=parameters["g_min"],
-            g_max=parameters["g_max"],
-            levels=record.levels,
-            compute_dtype=record.compute_dtype,
-            array_dtype="float64" if layer.array_dtype == np.float64 else "float32",
-            devices=tuple(
-                DeviceRecord(name=item.device, coefficient=item.coefficient, initializer=item.name)
-                for item in record.conductances
-            ),
-            pairs=layer.pairs,
-            offset_us=record.offset_us,
-            granularity=record.granularity,
+            **rule_of(layer),
             scale=self._values("scale", scale, "uS per unit of weight"),
             scale_row_starts=self._starts("scale_row_starts", layer.scale_grid.row_starts),
             scale_column_starts=self._starts("scale_column_starts", layer.scale_grid.column_starts),
@@ -257,6 +244,27 @@ class LayerWriter:
             "inputs": view.rows,
             "outputs": view.columns,
         }
+
+
+def rule_of(layer: Layer) -> dict[str, Any]:
+    """The entries of a layer's record that say how its conductances become weights, beside its arrays."""
+    record = layer.record
+    parameters = record.converter.parameters
+    return {
+        "converter": record.converter,
+        "g_min": parameters["g_min"],
+        "g_max": parameters["g_max"],
+        "levels": record.levels,
+        "compute_dtype": record.compute_dtype,
+        "array_dtype": "float64" if layer.array_dtype == np.float64 else "float32",
+        "devices": tuple(
+            DeviceRecord(name=item.device, coefficient=item.coefficient, initializer=item.name)
+            for item in record.conductances
+        ),
+        "pairs": layer.pairs,
+        "offset_us": record.offset_us,
+        "granularity": record.granularity,
+    }
 
 
 def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> str:

@@ -409,6 +409,25 @@ class LayerRecord(_Record):
         """Number of rows below the inputs of each matrix that hold the bias; 0 if the bias is added digitally."""
         return 0 if self.bias is None else self.bias.rows
 
+    def every_array(self) -> Iterator[ArrayRecord]:
+        """The records of all arrays that the arrays file holds for the layer."""
+        for tile in self.tiles:
+            yield from tile.conductances
+            yield from tile.codes or ()
+            for stuck in tile.stuck:
+                yield from (stuck.cells, stuck.conductances)
+        yield from (self.scale.array, self.zero.array, self.scale_row_starts, self.scale_column_starts)
+        if self.zero_point is not None:
+            yield self.zero_point
+        if self.bias is not None:
+            yield self.bias.values
+        if self.packing is not None:
+            yield self.packing.zero_point
+            if self.packing.padding is not None:
+                yield self.packing.padding
+        if self.dequantization is not None and self.dequantization.scales is not None:
+            yield self.dequantization.scales
+
     def scale_grid(self, row_starts: Iterable[int], column_starts: Iterable[int]) -> ScaleGrid:
         """The grid of pieces, which are blocks of the matrices that share a scale.
 
@@ -553,9 +572,22 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
         raise BundleError(f"'{path}' is damaged: {flaw.where}: {flaw.message}; copy the bundle again") from None
     except ConfigError as error:
         raise BundleError(f"'{path}' is damaged: geometry: {error}; copy the bundle again") from None
+    if (key := _first_repeated_key(manifest)) is not None:
+        raise BundleError(f"'{path}' is damaged: two arrays have the key '{key}'; copy the bundle again")
     if any("\0" in name for name in (manifest.arrays.path, *(file.path for file in manifest.files))):
         raise BundleError(f"'{path}' is damaged: a file in it has a null character in its name; copy the bundle again")
     return manifest
+
+
+def _first_repeated_key(manifest: BundleManifest) -> str | None:
+    """The first key that two arrays of a bundle have: one would be taken for the other; None if all are different."""
+    known: set[str] = set()
+    for layer in manifest.layers:
+        for array in layer.every_array():
+            if array.key in known:
+                return array.key
+            known.add(array.key)
+    return None
 
 
 def bundle_schema() -> str:

@@ -25,6 +25,7 @@ from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.staging import write_small_file
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import open_bundle
+from onnx_gconv.handoff.layer_writer import rule_of
 from onnx_gconv.handoff.manifest import LayerRecord
 from onnx_gconv.handoff.measured.compared_tiles import (
     compared_layers,
@@ -265,6 +266,8 @@ def _matched(layers: tuple[Layer, ...], measurements: Measurements) -> list[tupl
         devices = [item.name for item in record.devices], record.shape
         if devices != ([item.device for item in layer.record.conductances], layer.record.shape):
             raise of_another_model(measurements, f"the weight {record.quoted} has another shape or other devices")
+        if (name := _other_rule(record, layer)) is not None:
+            raise of_another_model(measurements, f"the weight {record.quoted} has another '{name}'")
         if layer.grid != record.tile_grid:
             raise of_another_model(measurements, f"the weight {record.quoted} is cut into other tiles")
         pairs.append((record, layer))
@@ -272,6 +275,15 @@ def _matched(layers: tuple[Layer, ...], measurements: Measurements) -> list[tupl
     if missing := known.keys() - listed:
         raise of_another_model(measurements, f"it has no layer of the weight '{min(missing)[1]}'")
     return pairs
+
+
+def _other_rule(record: LayerRecord, layer: Layer) -> str | None:
+    """The first entry by which conductances become other weights in the bundle than in the model; None if all agree."""
+    expected = rule_of(layer)
+    ours, theirs = ([(item.name, item.coefficient) for item in each] for each in (record.devices, expected["devices"]))
+    if ours != theirs:  # initializers may have been renamed
+        return "devices"
+    return next((name for name in expected if name != "devices" and getattr(record, name) != expected[name]), None)
 
 
 # The model

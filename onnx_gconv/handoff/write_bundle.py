@@ -21,7 +21,7 @@ from onnx_gconv.crossbars.tile_arrays import BlockMemory, tile_arrays
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
-from onnx_gconv.errors import ConfigError
+from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, Label, read_arrays, write_arrays
 from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.files.given import GivenModel, ModelLike
@@ -60,6 +60,7 @@ from onnx_gconv.handoff.manifest import (
     LayerRecord,
     SourceRecord,
     manifest_json,
+    read_bundle_manifest,
 )
 from onnx_gconv.handoff.model_files import (
     MODEL_FILE,
@@ -78,6 +79,7 @@ from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.schemes.granularity import Partition
 from onnx_gconv.tensors.streamed import worker_count
+from onnx_gconv.terminal_text import counted
 from onnx_gconv.version import TOOL
 
 __all__ = ["Progress", "write_bundle"]
@@ -291,6 +293,23 @@ def _check_target(target: Path, inputs: Sequence[Path], *, overwrite: bool) -> N
     for item in inputs:
         if item.resolve().is_relative_to(target.resolve()):
             raise ConfigError(f"'{target}' holds the input '{item}'; choose another name")
+    if others := _files_of_others(target):
+        more = f" and {counted(len(others) - 1, 'more file')}" if len(others) > 1 else ""
+        raise ConfigError(
+            f"'{target}' also holds '{others[0]}'{more}, which no hand-off has written and --overwrite would "
+            "remove; move what you need elsewhere, or choose another name"
+        )
+
+
+def _files_of_others(bundle: Path) -> list[str]:
+    """The files in an older bundle that are not its own, such as measured conductances: paths in the bundle."""
+    found = sorted(path.relative_to(bundle) for path in bundle.rglob("*") if path.is_symlink() or not path.is_dir())
+    try:
+        manifest = read_bundle_manifest(bundle)
+    except BundleError:  # it is damaged, so that the names of the first level are all that is known
+        return [path.as_posix() for path in found if path.parts[0] not in _OWN_FILES | FORMATS.keys()]
+    own = {MANIFEST_FILE, manifest.arrays.path, *(file.path for file in manifest.files)}
+    return [path.as_posix() for path in found if path.as_posix() not in own]
 
 
 def _skipped_mvm_weights(model: ir.Model) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from onnx_gconv.errors import BundleError
-from onnx_gconv.handoff import open_bundle
+from onnx_gconv.handoff import open_bundle, read_back
 
 
 @pytest.fixture
@@ -236,3 +236,58 @@ def test_layers_and_tiles_that_are_not_there_are_errors_with_examples(handed_off
         bundle.layer("L0000")
     with pytest.raises(BundleError, match=r"has no tile 'L000/T0099'; ids are like L000/T0000"):
         bundle.tile("L000/T0099")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("tiles", 0, "conductances", 0), ("tiles", 1, "conductances", 0)),
+        (("tiles", 0, "conductances", 1), ("tiles", 0, "conductances", 0)),
+        (("scale", "array"), ("zero", "array")),
+    ],
+)
+def test_two_arrays_of_one_key_are_damage(handed_off, one, other):
+    bundle = handed_off("Gemm").path
+    document = json.loads((bundle / "manifest.json").read_text())
+    found = [document["layers"][0], document["layers"][0]]
+    for number, path in enumerate((one, other)):
+        for key in path:
+            found[number] = found[number][key]
+    found[0]["key"] = found[1]["key"]
+    (bundle / "manifest.json").write_text(json.dumps(document))
+    message = rf"manifest\.json' is damaged: two arrays have the key '{found[1]['key']}'; copy the bundle again"
+    with pytest.raises(BundleError, match=message):
+        open_bundle(bundle)
+    with pytest.raises(BundleError, match=message):
+        read_back(bundle.parent / "model.gconv.onnx", bundle, as_if_measured=True, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("g_max", 30.0),
+        ("g_min", 0.5),
+        ("offset_us", 1.0),
+        ("compute_dtype", "float64"),
+        ("granularity", "channel"),
+        ("pairs", []),
+        (
+            "devices",
+            [
+                {"name": "g_plus", "coefficient": 2, "initializer": "a"},
+                {"name": "g_minus", "coefficient": -1, "initializer": "b"},
+            ],
+        ),
+    ],
+)
+def test_readings_are_not_read_back_by_another_rule_than_that_of_the_model(handed_off, name, value):
+    bundle = handed_off("Gemm").path
+    source = bundle.parent / "model.gconv.onnx"
+    assert read_back(source, bundle, as_if_measured=True, dry_run=True).errors.measured
+    document = json.loads((bundle / "manifest.json").read_text())
+    document["layers"][0][name] = value
+    (bundle / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(
+        BundleError, match=rf"was made of another model .*: the weight 'W' has another '{name}'; read back"
+    ):
+        read_back(source, bundle, as_if_measured=True, dry_run=True)

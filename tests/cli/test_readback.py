@@ -100,7 +100,7 @@ def test_wrong_input_is_one_line_and_code_2(gconv, chip, tmp_path):
         ((mapped, tmp_path / "none.h5"), "none.h5' does not exist"),
         ((mapped, measured, "--limits", "0-30"), "limits are given as LOW..HIGH in µS, e.g. -1..30, but not as '0-30'"),
         ((mapped, measured, "--limits", "0..10"), "out of the range 0 .. 10 µS"),
-        ((mapped, measured, "--tolerance", "-1"), "tolerance_us is positive and finite, but it is -1.0"),
+        ((mapped, measured, "--tolerance", "-1"), "--tolerance (tolerance_us) is positive and finite, but it is -1.0"),
         ((mapped, measured, "--inputs", "x.npz"), "inputs are for running the models; give --original MODEL, too"),
         ((mapped, measured, "--dry-run", "--original", original), "--dry-run writes no model"),
         ((mapped, measured, "-o", folder / "digits.gconv" / "plain.onnx"), "plain.onnx' is the input"),

@@ -532,7 +532,7 @@ def test_lines_may_stand_in_any_order_and_cells_may_be_missing(handed_off, tmp_p
     [
         ({"measured": "a", "only_off_target": "b"}, "measured and only_off_target are the same measurements"),
         ({"updates": ["a"]}, "updates are later rounds of measurements; give those, too"),
-        ({"tolerance_us": -1.0}, "tolerance_us is positive and finite, but it is -1.0"),
+        ({"tolerance_us": -1.0}, r"--tolerance \(tolerance_us\) is positive and finite, but it is -1.0"),
         (
             {"measured": "a", "failed_cells": "both"},
             "failed cells keep their 'target' or count as 'measured', but not 'both'",

@@ -77,7 +77,10 @@ def tolerance_of(absolute_us: float | None, relative: float | None) -> Tolerance
     Raises:
         ConfigError: If a tolerance is not positive and finite.
     """
-    for what, value in (("tolerance_us", absolute_us), ("tolerance_relative", relative)):
+    for what, value in (
+        ("--tolerance (tolerance_us)", absolute_us),
+        ("--tolerance-relative (tolerance_relative)", relative),
+    ):
         if value is not None and not (np.isfinite(value) and value > 0):
             raise ConfigError(f"{what} is positive and finite, but it is {value}")
     return None if absolute_us is None and relative is None else Tolerance(absolute_us, relative)

@@ -235,7 +235,7 @@ def test_a_model_that_is_no_model(refused, tmp_path):
 @pytest.mark.parametrize("option", ["tolerance_us", "tolerance_relative"])
 @pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf])
 def test_a_tolerance_that_is_none(refused, option, value):
-    refused(f"({option}) is positive and finite, but it is", ConfigError, **{option: value})
+    refused(rf"\({option}\) is positive and finite, but it is", ConfigError, **{option: value})
 
 
 def test_an_unknown_treatment_of_failed_cells(refused):

@@ -182,9 +182,9 @@ class ByWidth:
         yield self.wide if options.max_width >= self.width else self.narrow
 
 
-def counted(number: int, what: str = "weight") -> str:
-    """E.g. ``1 weight`` or ``3,000 tiles``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def counted(number: int, what: str = "weight", several: str | None = None) -> str:
+    """E.g. ``1 weight`` or ``3,000 tiles``; `several` is the plural of a word that takes more than an s."""
+    return f"{number:,} {what if number == 1 else several or f'{what}s'}"
 
 
 def file_list(files: Iterable[Path]) -> str:

@@ -18,6 +18,7 @@ from onnx_gconv.cli.commands.check import check
 from onnx_gconv.cli.commands.config import config
 from onnx_gconv.cli.commands.converters import converters
 from onnx_gconv.cli.commands.demo import demo
+from onnx_gconv.cli.commands.devices import devices
 from onnx_gconv.cli.commands.explain import ExplainCommand, explain
 from onnx_gconv.cli.commands.handoff import HandoffCommand, handoff
 from onnx_gconv.cli.commands.inspect import inspect
@@ -87,6 +88,7 @@ app.command("readback")(readback)
 app.command("program")(program)
 app.command("simulate", cls=MappingFlagsCommand)(simulate)
 app.command("presets")(presets)
+app.command("devices")(devices)
 app.command("converters")(converters)
 app.command("olive-config")(olive_config)
 app.command("demo")(demo)

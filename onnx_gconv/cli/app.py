@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from onnx_gconv.cli.command_group import CommandGroup
 from onnx_gconv.cli.commands.check import check
 from onnx_gconv.cli.commands.config import config
 from onnx_gconv.cli.commands.converters import converters
@@ -51,6 +52,7 @@ _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 
 app: typer.Typer = typer.Typer(
     name="onnx-gconv",
+    cls=CommandGroup,
     help="Map the weights of ONNX models to conductance pairs for analog in-memory computing, and prove that nothing "
     "changed.",
     no_args_is_help=True,

@@ -26,6 +26,7 @@ __all__ = [
     "below_each_other",
     "counted",
     "file_list",
+    "file_size",
     "html",
     "plain",
     "rendered",
@@ -182,17 +183,18 @@ class ByWidth:
         yield self.wide if options.max_width >= self.width else self.narrow
 
 
-def counted(number: int, what: str = "weight") -> str:
-    """E.g. ``1 weight`` or ``3,000 tiles``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def counted(number: int, what: str = "weight", several: str | None = None) -> str:
+    """E.g. ``1 weight`` or ``3,000 tiles``; `several` is the plural of a word that takes more than an s."""
+    return f"{number:,} {what if number == 1 else several or f'{what}s'}"
 
 
 def file_list(files: Iterable[Path]) -> str:
     """The names of files as a list in text, each with its size if it still exists."""
-    return ", ".join(f"{file} ({_size(file.stat().st_size)})" if file.exists() else str(file) for file in files)
+    return ", ".join(f"{file} ({file_size(file.stat().st_size)})" if file.exists() else str(file) for file in files)
 
 
-def _size(count: float) -> str:
+def file_size(count: float) -> str:
+    """E.g. ``512 B`` or ``1.5 MiB``."""
     if count < _BINARY_STEP:
         return f"{count:.0f} B"
     for unit in ("KiB", "MiB"):

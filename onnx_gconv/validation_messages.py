@@ -182,8 +182,35 @@ def shown(value: object) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
+# Settings that have another name or place in a file than on the command line: the key that has them, and how it is
+# written.
+_WRITTEN_AS = {
+    "bits": ("converter", 'converter = { name = "bit-sliced-pair", bits = 8 }'),
+    "clip_percentile": ("clipping", "clipping = { percentile = 99.9 }"),
+    "clip_value": ("clipping", "clipping = { value = 0.5 }"),
+    "exact": ("converter", 'converter = { name = "single-pair", exact = true }'),
+    "factor": ("converter", 'converter = { name = "n-pair", factors = [1, 3] }'),
+    "factors": ("converter", 'converter = { name = "n-pair", factors = [1, 3] }'),
+    "g_max": ("device", "device = { g_max = 25.0 }"),
+    "g_min": ("device", "device = { g_min = 0.25 }"),
+    "include_op": ("include_ops", 'include_ops = ["Gather"]'),
+    "inline": ("inline_functions", "inline_functions = true"),
+    "level_codes": ("storage", 'storage = "codes"'),
+    "partition": ("granularity", 'granularity = { kind = "tile", tile = "256x256", partition = "max" }'),
+    "preset": ("device", 'device = "pcm-joshi"'),
+    "slice_bits": ("converter", 'converter = { name = "bit-sliced-pair", slice_bits = 4 }'),
+    "tile": ("granularity", 'granularity = { kind = "tile", tile = "256x256" }'),
+}
+
+
 def _unknown_key(key: str, model: type[BaseModel] | None) -> str:
-    known = () if model is None else model.model_fields
+    known = {} if model is None else model.model_fields
+    place, written = _WRITTEN_AS.get(key.replace("-", "_"), (None, ""))
+    if place in known:
+        return f"unknown key; it is written {written}"
+    mapping = _model_in(known["mapping"].annotation) if "mapping" in known else None
+    if mapping is not None and key in mapping.model_fields:
+        return f"unknown key; it stands in the table mapping: mapping = {{ {key} = ... }}"
     return f"unknown key; {suggestion(key, known) or 'leave it out'}"
 
 

@@ -14,10 +14,12 @@ from typing import Annotated
 
 import typer
 
+from onnx_gconv.cli.command_group import CommandGroup
 from onnx_gconv.cli.commands.check import check
 from onnx_gconv.cli.commands.config import config
 from onnx_gconv.cli.commands.converters import converters
 from onnx_gconv.cli.commands.demo import demo
+from onnx_gconv.cli.commands.devices import devices
 from onnx_gconv.cli.commands.explain import ExplainCommand, explain
 from onnx_gconv.cli.commands.handoff import HandoffCommand, handoff
 from onnx_gconv.cli.commands.inspect import inspect
@@ -50,6 +52,7 @@ _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 
 app: typer.Typer = typer.Typer(
     name="onnx-gconv",
+    cls=CommandGroup,
     help="Map the weights of ONNX models to conductance pairs for analog in-memory computing, and prove that nothing "
     "changed.",
     no_args_is_help=True,
@@ -87,6 +90,7 @@ app.command("readback")(readback)
 app.command("program")(program)
 app.command("simulate", cls=MappingFlagsCommand)(simulate)
 app.command("presets")(presets)
+app.command("devices")(devices)
 app.command("converters")(converters)
 app.command("olive-config")(olive_config)
 app.command("demo")(demo)

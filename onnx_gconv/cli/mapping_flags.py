@@ -20,6 +20,7 @@ __all__ = ["MappingFlags", "MappingFlagsCommand", "option_names", "takes_mapping
 _CONVERTER = "Converter"
 _SCALE = "Scale and levels"
 _WEIGHTS = "Weights"
+_SWITCHES = "Each on or off"  # apart from others, whose values would leave no room for two long names beside each other
 
 
 def _flag(names: str, panel: str, metavar: str | None = None, help: str | None = None) -> Any:  # noqa: A002, ANN401
@@ -116,7 +117,7 @@ class MappingFlags:
         bool | None,
         _flag(
             "--level-codes/--no-level-codes",
-            _SCALE,
+            _SWITCHES,
             help="Store codes of levels, which the graph decodes to conductances, instead of conductances in µS. "
             "Default: conductances.",
         ),
@@ -143,25 +144,25 @@ class MappingFlags:
     allow_lossy_integers: Annotated[
         bool | None,
         FromSetting("ModelSettings.allow_lossy_integers"),
-        _flag("--allow-lossy-integers/--no-lossy-integers", _SCALE),
+        _flag("--allow-lossy-integers/--no-lossy-integers", _SWITCHES),
     ] = None
     freeze_inputs: Annotated[
         bool | None,
         FromSetting("ModelSettings.freeze_inputs"),
-        _flag("--freeze-inputs/--no-freeze-inputs", _WEIGHTS),
+        _flag("--freeze-inputs/--no-freeze-inputs", _SWITCHES),
     ] = None
     include_adapters: Annotated[
         bool | None,
         FromSetting("ModelSettings.include_adapters"),
-        _flag("--include-adapters/--no-adapters", _WEIGHTS),
+        _flag("--include-adapters/--no-adapters", _SWITCHES),
     ] = None
     inline_functions: Annotated[
-        bool | None, FromSetting("ModelSettings.inline_functions"), _flag("--inline/--no-inline", _WEIGHTS)
+        bool | None, FromSetting("ModelSettings.inline_functions"), _flag("--inline/--no-inline", _SWITCHES)
     ] = None
     upgrade_opset: Annotated[
         bool | None,
         FromSetting("ModelSettings.upgrade_opset"),
-        _flag("--upgrade-opset/--no-upgrade-opset", _WEIGHTS),
+        _flag("--upgrade-opset/--no-upgrade-opset", _SWITCHES),
     ] = None
     shared: Annotated[
         Literal["rebuild", "split"] | None, FromSetting("ModelSettings.shared"), _flag("--shared", _WEIGHTS)

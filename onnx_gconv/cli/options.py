@@ -144,7 +144,7 @@ Device: TypeAlias = Annotated[
     typer.Option(
         "--device",
         help="The device model, such as pcm, reram-wan2022 or gaussian; a preset that has one; or a .csv or .toml file "
-        "of measurements. docs/devices.md lists them.",
+        "of measurements. onnx-gconv devices lists them.",
         metavar="NAME",
         rich_help_panel=_CHIPS,
     ),

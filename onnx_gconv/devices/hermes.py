@@ -65,7 +65,7 @@ def _joined(
 
 
 class HermesOneDevice(_HermesDevice):
-    """A `PowerLawDevice`: one PCM device for each polarity, up to 10.35 µS. With r = g / g_max::
+    """One PCM device for each polarity, up to 10.35 µS, a `PowerLawDevice`. With r = g / g_max::
 
         sigma  = (0.15781817 + 2.32443916 r - 2.16310839 r^2 + 0.68841818 r^3) * g_max / 10.35 µS
         mean   = clip(-0.0387 ln r - 0.0182, 0.0720, 0.13)   if r < 0.0945, else 0.0736 - 0.0126 r - 0.0436 r^2
@@ -89,7 +89,7 @@ class HermesOneDevice(_HermesDevice):
 
 
 class HermesTwoDevices(_HermesDevice):
-    """A `PowerLawDevice`: two PCM devices in parallel for each polarity, as one of up to 20.7 µS. With r = g / g_max::
+    """Two PCM devices in parallel for each polarity, as one of up to 20.7 µS, a `PowerLawDevice`. With r = g / g_max::
 
         sigma  = (0.16603222 + 4.71806468 r - 8.48101252 r^2 + 4.68961419 r^3) * g_max / 20.7 µS
         mean   = as in `HermesOneDevice`

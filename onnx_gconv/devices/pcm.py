@@ -17,7 +17,7 @@ __all__ = ["CustomDriftPcmDevice", "PcmDevice"]
 
 
 class PcmDevice(PowerLawDevice):
-    """A `PowerLawDevice`: phase-change memory of a 90 nm chip of a million devices. With r = g / g_max::
+    """Phase-change memory of a 90 nm chip of a million devices, a `PowerLawDevice`. With r = g / g_max::
 
         sigma  = (0.26348 + 1.9650 r - 1.1731 r^2) * g_max / 25 µS
         mean   = clip(-0.0155 ln r + 0.0244, 0.049, 0.1)
@@ -52,7 +52,7 @@ class PcmDevice(PowerLawDevice):
 
 
 class CustomDriftPcmDevice(PcmDevice):
-    """A `PcmDevice` with measured drift coefficients: mean and spread of nu are given at some conductances.
+    """The phase-change memory of `PcmDevice` with drift of your own: mean and spread of nu at some conductances.
 
     Between these conductances, both are interpolated linearly. Source: N. Li et al., Optimization of projected phase
     change memory for analog in-memory computing inference, Advanced Electronic Materials 2023; aihwkit's

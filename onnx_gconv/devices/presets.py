@@ -146,6 +146,11 @@ def preset(name: str) -> DevicePreset:
     known = {item.name: item for item in presets()}
     if name in known:
         return known[name]
+    if with_model := [item.name for item in presets() if item.model == name]:
+        raise ConfigError(
+            f"there is no preset '{name}': that is a device model, which says what errors devices have; presets with "
+            f"it: {', '.join(with_model)}"
+        )
     raise ConfigError(f"there is no preset '{name}'; {suggestion(name, known)}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -28,7 +29,9 @@ from onnx_gconv.suggestions import suggestion
 __all__ = [
     "DEVICE_MODELS",
     "ENTRY_POINT_GROUP",
+    "DeviceModelKind",
     "device_model",
+    "device_model_kinds",
     "device_model_names",
     "is_of_this_package",
     "register_device_model",
@@ -76,6 +79,28 @@ _registered: dict[str, Callable[..., DeviceModel]] = {}
 _Class = TypeVar("_Class", bound=type)
 
 
+@dataclass(frozen=True)
+class DeviceModelKind:
+    """A class of device models that users can choose by name.
+
+    Attributes:
+        name: The name by which users choose it.
+        model: The class.
+        package: Name and version of the installed package that provides it, such as ``lab-devices 1.2``; None for a
+            model of onnx_gconv, or one that the program has registered.
+    """
+
+    name: str
+    model: Callable[..., DeviceModel]
+    package: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The defaults of the settings that users may give, by name; `inspect.Parameter.empty` for those needed."""
+        known = _parameters(self.model).values()
+        return {each.name: each.default for each in known if each.kind not in _OF_ANY_NAME}
+
+
 def register_device_model(model: _Class) -> _Class:
     """Register a device model class under its name; can be used as a decorator.
 
@@ -105,6 +130,29 @@ def device_model_names() -> tuple[str, ...]:
     """The names of all device models, including those of installed packages, which are not loaded for that."""
     of_presets = (item.name for item in presets() if item.model is not None)
     return tuple(dict.fromkeys((*DEVICE_MODELS, *of_presets, *_registered, *(each.name for each in _points()))))
+
+
+def device_model_kinds() -> tuple[tuple[DeviceModelKind, ...], tuple[str, ...]]:
+    """All device models but presets, with those of installed packages, which are loaded for that.
+
+    Returns:
+        The device models; and a message for each of an installed package that cannot be used.
+    """
+    found = [DeviceModelKind(name, model) for name, model in {**DEVICE_MODELS, **_registered}.items()]
+    taken, problems = {each.name for each in found}, []
+    for point in _points():
+        if point.name in DEVICE_MODELS:
+            problems.append(
+                f"the device model '{point.name}' of the package {_package(point)} cannot be used: onnx_gconv has a "
+                "device model of that name; give it another one"
+            )
+        elif point.name not in taken:
+            try:
+                found.append(DeviceModelKind(point.name, _loaded(point), _package(point, with_version=True)))
+            except ConfigError as error:
+                problems.append(str(error))
+            taken.add(point.name)
+    return tuple(found), tuple(problems)
 
 
 def device_model(name: str, **settings: Any) -> DeviceModel:  # noqa: ANN401 - what its constructor takes
@@ -209,8 +257,15 @@ def _points() -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=ENTRY_POINT_GROUP))
 
 
+def _package(point: EntryPoint, *, with_version: bool = False) -> str:
+    """The name for pip of the package of an entry point."""
+    if point.dist is None:
+        return point.module.partition(".")[0]
+    return f"{point.dist.name} {point.dist.version}" if with_version else point.dist.name
+
+
 def _loaded(point: EntryPoint) -> Callable[..., DeviceModel]:
-    package = point.dist.name if point.dist is not None else point.module.partition(".")[0]
+    package = _package(point)
     what = f"the device model '{point.name}' of the package {package}"
     try:
         found = point.load()

@@ -9,7 +9,7 @@ __all__ = ["StateIndependentDevice"]
 
 
 class StateIndependentDevice(PowerLawDevice):
-    """A `PowerLawDevice` with the same errors at each conductance.
+    """A device with the same errors and drift at each conductance, a `PowerLawDevice`.
 
     By default, sigma is 0.2 µS and nu is |0.1 + 0.05 N(0, 1)|. q is 1 / (g_max in µS). The model describes no measured
     device. Source: the defaults and the formulas of aihwkit's StateIndependentNoiseModel (version 1.1.0), whose read

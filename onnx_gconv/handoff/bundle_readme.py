@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from onnx_gconv.files.csv_text import inert
 from onnx_gconv.handoff.manifest import BundleManifest, LayerRecord, TileRecord
+from onnx_gconv.terminal_text import counted
 from onnx_gconv.visible_text import visible, visible_json
 
 __all__ = ["README_FILE", "bundle_readme"]
@@ -63,6 +64,7 @@ def bundle_readme(manifest: BundleManifest, formats: Sequence[str], *, csv: bool
         f"The chip: {arrays} of {geometry.rows} x {geometry.columns} (rows = inputs, columns = outputs);",
         f"{_PAIR_LAYOUTS[geometry.pair_layout]}.",
         "Cells of an array that hold no weight are programmed to the lowest conductance of the layer.",
+        *_places(manifest),
         *_tolerance(manifest),
         "",
         "Layers, with names as JSON has them",
@@ -92,6 +94,25 @@ def _files(manifest: BundleManifest, formats: Sequence[str], *, csv: bool, pictu
         yield f"{name}/", "the targets in the format of that name; README.txt in it says more"
     if pictures:
         yield "pictures/", "pictures of the targets"
+
+
+def _places(manifest: BundleManifest) -> Iterator[str]:
+    """Say where cells stand on the arrays of the chip, and what is left out and stuck there."""
+    yield "manifest.json says on which array each tile stands (placements); `onnx-gconv targets` lists row and column"
+    yield "of each cell on its array."
+    if manifest.defects is None:
+        return
+    tiles = [tile for layer in manifest.layers for tile in layer.tiles]
+    avoided = sum(
+        len(placement.avoided_rows) + len(placement.avoided_columns) for tile in tiles for placement in tile.placements
+    )
+    lines = counted(avoided, "row or column of arrays is", "rows and columns of arrays are")
+    yield f"Tiles were placed with the defect map {_quoted(manifest.defects.name)}:"
+    yield f"{_INDENT}{lines} left out (avoided_rows and avoided_columns in placements); cells behind stand further on"
+    stuck = [item.cells.key for tile in tiles for item in tile.stuck]
+    if stuck:
+        more = f", and {len(stuck) - 1:,} more like it" if len(stuck) > 1 else ""
+        yield f"{_INDENT}cells are stuck: {stuck[0]} of {manifest.arrays.path} has their rows and columns{more}"
 
 
 def _tolerance(manifest: BundleManifest) -> Iterator[str]:

@@ -173,9 +173,10 @@ class DefectsReport:
         if not self.stuck_cells:
             return [*found, "No device stands on a stuck cell."]
         weights = sum(layer.stuck_weights for layer in layers)
-        found.append(f"{self.stuck_cells:,} devices stand on stuck cells, which changes {weights:,} weights:")
+        stand = "stands on a stuck cell" if self.stuck_cells == 1 else "stand on stuck cells"
+        found.append(f"{counted(self.stuck_cells, 'device')} {stand}, which changes {counted(weights)}:")
         found.extend(
-            f"{layer.id}: {layer.stuck_cells:,} devices, {layer.stuck_weights:,} weights, rms |ΔW| "
+            f"{layer.id}: {counted(layer.stuck_cells, 'device')}, {counted(layer.stuck_weights)}, rms |ΔW| "
             f"{layer.stuck_rms_error:.3g}, at most {layer.stuck_max_abs_error:.3g}"
             f"{_relative(layer.stuck_max_relative_error)}{_of_bias(layer.stuck_bias_error)}."
             for layer in layers

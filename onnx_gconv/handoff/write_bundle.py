@@ -254,10 +254,13 @@ def _array_size(array: tuple[int, int] | None, preset: DevicePreset | None) -> t
         return array
     if preset is None:
         raise ConfigError(
-            "the size of an array is missing; give it as rows (inputs) by columns (outputs), e.g. 256x256"
+            "the size of an array is missing; give it as rows (inputs) by columns (outputs), such as --array 256x256 "
+            "or array=(256, 256), or a preset that has one"
         )
     if preset.array is None:
-        raise ConfigError(f"preset '{preset.name}' has no size of an array; give it, e.g. 256x256")
+        raise ConfigError(
+            f"preset '{preset.name}' has no size of an array; give it, such as --array 256x256 or array=(256, 256)"
+        )
     return preset.array
 
 

@@ -32,7 +32,7 @@ from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.watched import WatchedFiles
-from onnx_gconv.mapping import WeightRecord
+from onnx_gconv.mapping import UnknownConverterError, WeightRecord
 from onnx_gconv.mapping.mapped_weight import MappedWeight
 from onnx_gconv.mapping.preconditions import manifest_or_none, require_mapped
 from onnx_gconv.operations.explanation import CellOnTile, DeviceOfCell, Explanation, ScaleGroup
@@ -50,6 +50,9 @@ from onnx_gconv.weights import FoundWeight
 __all__ = ["explain_weight"]
 
 _HALF_A_CODE = 0.5
+
+# The methods of a converter that its equations describe.
+_COMPUTING = frozenset({"scaling", "limits", "convert_chunk", "decoding"})
 
 
 def explain_weight(
@@ -198,16 +201,20 @@ class _Cell:
             ("column", column, layout.columns),
         ):
             if not 0 <= number < count:
+                size = f"{layout.rows} inputs (rows) by {layout.columns} outputs (columns)"
+                form = "its matrix has" if layout.matrices == 1 else f"it is {layout.matrices} matrices of"
                 raise ConfigError(
-                    f"the weight {self._record.quoted} has no {name} {number}: it is {layout.matrices} of "
-                    f"{layout.rows} inputs (rows) by {layout.columns} outputs (columns), counted from 0"
+                    f"the weight {self._record.quoted} has no {name} {number}: {form} {size}, counted from 0"
                 )
         return layout.element(matrix, row, column)
 
     def explanation(self, model: Path, index: int, *, is_mapped_now: bool) -> Explanation:
         """Return the explanation of an element, given by its flat index."""
         record, decoding, grid = self._record, self._mapped.decoding, self._grid
-        converter = record.converter.converter()
+        try:
+            converter = record.converter.converter()
+        except UnknownConverterError as error:
+            raise ModelError(f"the weight {record.quoted} {error.what}") from None
         scale, zero = (_entry(values, grid, index) for values in (decoding.scale, decoding.zero))
         factor = 1.0 if record.measured is None else _entry(record.measured.factor_of_each(grid), grid, index)
         targets = Scaling(scale * factor, zero)
@@ -345,15 +352,21 @@ def _entry(values: FloatOrArray, grid: ScaleGrid | None, index: int) -> float:
 
 
 def _rule(converter: ConductanceConverter) -> tuple[str, ...]:
-    """Return the equations of a converter: the first block of its class' docstring, and the sentence before it."""
+    """Return the equations of a converter: the first block of its class' docstring, and the sentence before it.
+
+    A class without equations has those of the class that it derives from, unless it computes otherwise.
+    """
     for cls in type(converter).__mro__:
         before, found, after = (inspect.cleandoc(cls.__doc__ or "")).partition("::\n\n")
         if not found:
+            if not _COMPUTING.isdisjoint(vars(cls)):
+                break
             continue
         sentence = " ".join(before.rpartition("\n\n")[2].split()).replace("`", "")
         lines = []
+        indent = after[: len(after) - len(after.lstrip(" "))]  # none if nothing but equations follows the first line
         for line in after.splitlines():
-            if line and not line.startswith(" "):
+            if line and not line.startswith(indent):
                 break
             lines.append(line)
         block = textwrap.dedent("\n".join(lines)).strip("\n").splitlines()

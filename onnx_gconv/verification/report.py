@@ -211,8 +211,8 @@ class VerificationReport(ShownReport):
         table = titled_table("Weights, rebuilt against original")
         table.add_column("weight")
         table.add_column("max |error|", justify="right")
+        table.add_column("allowed", justify="right")  # beside what it is the limit of
         table.add_column("/ max |W|", justify="right")
-        table.add_column("allowed", justify="right")
         # A distance in ulp is meaningless for weights that are rounded to levels: between two signs it is billions.
         has_ulp = not all(item.is_lossy for item in self.weights)
         is_lossy = any(item.is_lossy for item in self.weights)
@@ -229,8 +229,8 @@ class VerificationReport(ShownReport):
             table.add_row(
                 with_name(item.known_as, item.name) if group.count == 1 else with_remark(group.name, group.remark),
                 number_text(_largest(one.max_abs_error for one in group.members)),
-                number_text(_largest(one.max_relative_error for one in group.members)),
                 number_text(_largest(one.bound for one in group.members)),
+                number_text(_largest(one.max_relative_error for one in group.members)),
                 *([f"{max(ulps):,}" if ulps else "-"] if has_ulp else []),
                 *([f"{min(sqnrs):.1f}" if sqnrs else "-"] if is_lossy else []),
                 "yes" if item.bit_identical else "no",

@@ -1,12 +1,15 @@
-"""The help of options that are settings is what the settings say of themselves."""
+"""The help of options that are settings is what the settings say of themselves, and the help of all can be read."""
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import onnx_ir as ir
 import pytest
+import typer
 
+from onnx_gconv.cli.app import app
 from onnx_gconv.cli.mapping_flags import MappingFlags, option_names
 from onnx_gconv.cli.setting_texts import FromSetting, setting_texts
 from onnx_gconv.configuration import settings
@@ -144,3 +147,32 @@ def test_all_converters_are_listed_with_their_settings(gconv):
     document = gconv("converters", "--json").json
     assert [each["name"] for each in document["converters"]] == list(CONVERTER_KINDS)
     assert document["problems"] == []
+
+
+# The help of all commands
+
+
+def commands():
+    """The words of each command, those of `config` too."""
+    root = typer.main.get_command(app)
+    for name, command in root.commands.items():
+        subcommands = getattr(command, "commands", {})
+        yield from ([name, other] for other in subcommands)
+        if not subcommands:
+            yield [name]
+
+
+@pytest.mark.parametrize("words", [[], *commands()], ids=" ".join)
+def test_the_help_has_whole_names_in_a_terminal_of_80_columns(gconv, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = gconv(*words, "--help")
+    assert (found.code, found.stderr) == (0, "")
+    assert "\u2026" not in found.stdout  # a name that is cut off
+    assert "<bool>" not in found.stdout
+    command = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]
+    names = [name for option in command.params for name in (*option.opts, *option.secondary_opts) if name[:2] == "--"]
+    assert len(names) >= (1 if not words else 3)
+    for name in names:
+        assert re.search(rf"{name}(?![\w-])", found.stdout), name

@@ -6,6 +6,7 @@ import pytest
 
 from onnx_gconv.configuration import ConverterSettings, DeviceSettings, GranularitySettings, read_configuration
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.validation_messages import _WRITTEN_AS
 
 
 @pytest.fixture
@@ -183,6 +184,17 @@ def test_a_key_in_a_dotted_or_quoted_form_is_found_too(read):
         read("# first\ndefaults.levels = 0")
     with pytest.raises(ConfigError, match=r"line 2: defaults.levels: should be"):
         read('["defaults"]\n"levels" = 0')
+
+
+@pytest.mark.parametrize("name", [*_WRITTEN_AS, "clip-percentile"])
+def test_a_key_with_the_name_of_an_option_is_answered_with_what_a_file_has_for_it(read, name):
+    table = "model" if name.startswith("in") else "defaults"
+    with pytest.raises(ConfigError, match=f"line 2: {table}.{name}: unknown key; it is written ") as refused:
+        read(f"[{table}]\n{name} = 3")
+    written = str(refused.value).partition("it is written ")[2]
+    levels = "levels = 16\n" if written.startswith("storage") else ""
+    found = read(f"[{table}]\n{levels}{written}")
+    assert getattr(getattr(found, table), written.partition(" = ")[0])
 
 
 def test_a_key_in_a_table_of_an_override_is_found_too(read):

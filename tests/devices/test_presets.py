@@ -110,6 +110,14 @@ def test_a_name_that_is_not_known_is_refused_with_the_nearest():
         preset("zzz")
 
 
+@pytest.mark.parametrize(("model", "with_it"), [("pcm", "pcm-joshi"), ("reram-cmo", "reram-cmo-hfox")])
+def test_the_name_of_a_device_model_is_answered_with_the_presets_that_have_it(model, with_it):
+    with pytest.raises(
+        ConfigError, match=f"no preset '{model}': that is a device model.*; presets with it: {with_it}$"
+    ):
+        preset(model)
+
+
 def test_the_presets_are_a_file_of_the_package():
     assert importlib.resources.files("onnx_gconv.devices").joinpath("presets.toml").is_file()
 

@@ -136,3 +136,27 @@ def test_stuck_cells_and_biases_have_units_too(handed_off, tmp_path):
         assert labels_of(file["L000/bias"])["unit"] == "unit of output"
         assert labels_of(file["L000/T0000/g_plus_stuck"])["unit"] == "row and column in the tile"
         assert labels_of(file["L000/T0000/g_plus_stuck_us"])["unit"] == "uS"
+
+
+def test_it_says_where_cells_stand(handed_off):
+    text = (handed_off().path / "README.txt").read_text(encoding="utf-8")
+    assert "manifest.json says on which array each tile stands (placements)" in text
+    assert "defect map" not in text
+
+
+def test_it_says_what_a_defect_map_left_out(mapped, tmp_path):
+    """A lab that reads no more would program each cell behind an unusable line one line too early."""
+    arrays = [
+        {"array": 0, "unusable_rows": [1], "unusable_columns": [0, 3]},
+        {"array": 1, "stuck_cells": [{"row": 0, "column": 0, "conductance_us": 25.0}]},
+    ]
+    defects = tmp_path / "defects.json"
+    document = {"format": "onnx_gconv.defects", "format_version": 1, "arrays": arrays}
+    defects.write_text(json.dumps(document), encoding="utf-8")
+    report = write_bundle(mapped("Gemm"), tmp_path / "out", (8, 8), defects=defects, spare_rows=1, spare_columns=2)
+    assert report.defects.stuck_cells == 1
+    text = (tmp_path / "out" / "README.txt").read_text(encoding="utf-8")
+    assert 'Tiles were placed with the defect map "defects.json":' in text
+    assert "    3 rows and columns of arrays are left out (avoided_rows and avoided_columns in placements)" in text
+    assert "    cells are stuck: L000/T0000/g_minus_stuck of conductances.h5 has their rows and columns\n" in text
+    assert "1 device stands on a stuck cell, which changes 1 weight:" in str(report)

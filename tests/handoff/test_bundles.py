@@ -317,7 +317,9 @@ def test_a_size_of_arrays_that_is_no_pair_of_whole_numbers_is_an_error(mapped, a
 
 
 def test_without_a_size_of_the_arrays_there_is_no_bundle(mapped):
-    with pytest.raises(ConfigError, match=r"the size of an array is missing; give it as rows .* e.g. 256x256"):
+    with pytest.raises(
+        ConfigError, match=r"the size of an array is missing; give it as rows .* such as --array 256x256 "
+    ):
         write_bundle(mapped("Gemm"))
 
 

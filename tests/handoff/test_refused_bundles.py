@@ -85,10 +85,11 @@ def test_a_preset_without_a_size_of_arrays_needs_one(mapped, tmp_path, monkeypat
     module = sys.modules["onnx_gconv.handoff.write_bundle"]  # the package has the function under this name
     monkeypatch.setattr(module, "preset_of_name", lambda _name: replace(preset, array=None))
     assert refused(source, tmp_path / "out", None, preset=preset.name) == (
-        f"preset '{preset.name}' has no size of an array; give it, e.g. 256x256"
+        f"preset '{preset.name}' has no size of an array; give it, such as --array 256x256 or array=(256, 256)"
     )
     assert refused(source, tmp_path / "out", None) == (
-        "the size of an array is missing; give it as rows (inputs) by columns (outputs), e.g. 256x256"
+        "the size of an array is missing; give it as rows (inputs) by columns (outputs), such as --array 256x256 "
+        "or array=(256, 256), or a preset that has one"
     )
 
 

@@ -14,6 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_gconv import ConfigError, ModelError, explain_weight, map_model, open_bundle, program_model, write_bundle
+from onnx_gconv.converters import SinglePairConductanceConverter, register_converter, registry
+from onnx_gconv.converters.registry import CONVERTER_KINDS, ConverterRegistry
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.models import model_path
 from tests.graphs import chain_model, external_tensor, model, tensors, value
@@ -180,7 +182,7 @@ def test_of_a_chip_nothing_is_promised(tmp_path):
         (("val_6",), "'val_6' is a constant that the node 'node_Reshape_7' (Reshape) reads. It is not mapped, since"),
         (("image",), "'image' is an input of the model, not a weight"),
         (("relu_2",), "'relu_2' is no weight: the node 'node_relu_2' (Relu) computes it at run time"),
-        (("stem.weight", 9, 0), "has no row 9: it is 1 of 9 inputs (rows) by 16 outputs (columns), counted from 0"),
+        (("stem.weight", 9, 0), "has no row 9: its matrix has 9 inputs (rows) by 16 outputs (columns), counted from 0"),
         (("stem.weight", 0, -1), "has no column -1"),
         (("stem.weight", 3), "an element has a row (input) and a column (output); give both, or neither"),
     ],
@@ -188,6 +190,53 @@ def test_of_a_chip_nothing_is_promised(tmp_path):
 def test_wrong_places_are_told(arguments, message):
     with pytest.raises((ConfigError, ModelError), match=re.escape(f"'{CNN}': ") + ".*" + re.escape(message)):
         explain_weight(CNN, *arguments)
+
+
+class _Narrow(SinglePairConductanceConverter):
+    """A pair that uses half of the range."""
+
+    name = "narrow"
+
+    def scaling(self, statistics, dtype):
+        return super().scaling(replace(statistics, maximum=2 * statistics.maximum, minimum=0.0), dtype)
+
+
+class _Renamed(SinglePairConductanceConverter):
+    """The same under another name."""
+
+    name = "renamed"
+
+
+class _Told(_Narrow):
+    """A pair whose docstring has its rule::
+
+    scale = (g_max - g_min) / (2 * max|W|)
+    """
+
+    name = "told"
+
+
+@pytest.mark.parametrize(
+    ("converter", "rule"),
+    [
+        (_Narrow, ()),  # what the class that it derives from says does not hold for it
+        (_Renamed, explain_weight(CNN, "stem.weight").rule),
+        (_Told, ("A pair whose docstring has its rule:", "    scale = (g_max - g_min) / (2 * max|W|)")),
+    ],
+)
+def test_the_rule_is_that_of_the_converter_itself(converter, rule, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", ConverterRegistry(list))
+    register_converter(converter)
+    assert explain_weight(CNN, "stem.weight", converter=converter()).rule == rule
+
+
+@pytest.mark.parametrize("kind", CONVERTER_KINDS.values(), ids=CONVERTER_KINDS)
+def test_each_converter_of_the_package_has_a_rule(kind):
+    rising = np.linspace(0, 25, 5).tolist()
+    falling = rising[::-1]
+    settings = {"factors": [1, 3], "table": [rising, falling, rising, falling]}
+    needed = {name: settings[name] for name in kind.needs}
+    assert len(explain_weight(CNN, "stem.weight", converter=kind.build(needed, g_max=None, g_min=None)).rule) > 1
 
 
 def test_what_fits_no_model_is_told(tmp_path):

@@ -346,6 +346,14 @@ def test_the_picture_has_a_line_for_each_candidate(lab):
         ('[[candidates]]\ntimes = "soon"', r"candidates\[0\].times: a time is a number and one of s, min, h, d, mo, y"),
         ("[[candidates]]\ntimes = true", r"candidates\[0\].times: should be a list of times, such as .*it is true"),
         ("[[candidates]]\ndevice = 3", r"candidates\[0\].device: should be the name of a device model, but it is 3"),
+        (
+            "[[candidates]]\nmapping = { clip_percentile = 99.9 }",
+            r"mapping.clip_percentile.*: unknown key; it is written clipping = { percentile = 99.9 }$",
+        ),
+        (
+            "[[candidates]]\nlevels = 16",
+            r"candidates\[0\].levels: unknown key; it stands in the table mapping: mapping = { levels = ... }$",
+        ),
         ("[[candidates]]\nseed = 3", r"candidates\[0\].seed: unknown key; there are device, device_options, "),
         ("[grid]\nmapping.levels = 16", "'c.toml', line 2: grid.mapping.levels: should be a list of values, each of"),
         ("[grid]\nmapping.levels = [16, 1]", r"'c.toml', line 2: grid.mapping.levels\[1\]: should be a number of lev"),

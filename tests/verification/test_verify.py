@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -542,3 +543,16 @@ def test_weights_are_compared_if_the_data_of_other_tensors_is_missing_but_the_re
         (tmp_path / f"{mapped.name}.data").unlink()
         with pytest.raises(ModelError, match=r"in.gconv.onnx': external data of tensor 'w.g_plus' cannot be read"):
             verify(tmp_path / "in.onnx", mapped)
+
+
+def test_an_error_stands_beside_its_limit(tmp_path):
+    """The limit is absolute: beside the relative error, it was read as the limit of that, which may be larger."""
+    original = model_path("digits_mlp.onnx")
+    report = verify(original, map_model(original, tmp_path / "mapped.onnx").output)
+    lines = [[cell.strip() for cell in re.split("[┃│]", line)][1:-1] for line in str(report).splitlines()]
+    [names] = [cells for cells in lines if cells[:1] == ["weight"]]
+    assert names[:4] == ["weight", "max |error|", "allowed", "/ max |W|"]
+    for item in report.weights:
+        [cells] = [cells for cells in lines if cells[:1] == [item.name]]
+        shown = [float(cell) for cell in cells[1:4]]
+        assert shown == pytest.approx([item.max_abs_error, item.bound, item.max_relative_error], rel=5e-3)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from onnx_gconv.cli.command_group import CommandGroup
 from onnx_gconv.cli.options import Debug, Json, Model, Quiet
 from onnx_gconv.cli.output import print_report
 from onnx_gconv.cli.text_file import Force, refuse_existing, write_text
@@ -18,6 +19,7 @@ _STDOUT = "-"
 
 config: typer.Typer = typer.Typer(
     name="config",
+    cls=CommandGroup,
     help="Configuration files for `map --config`: write a first one, print their JSON Schema, check one.",
     no_args_is_help=True,
 )

@@ -9,7 +9,7 @@ import typer
 
 from onnx_gconv.cli.options import Debug, Json, Quiet
 from onnx_gconv.cli.output import print_for_people, print_report
-from onnx_gconv.terminal_text import assembled, plain, titled_table
+from onnx_gconv.terminal_text import assembled, file_size, plain, titled_table
 
 if TYPE_CHECKING:
     from onnx_gconv.demo import DemoReport
@@ -74,7 +74,7 @@ def _print_steps(report: DemoReport) -> None:
     for item in report.accuracies:
         share = f"{item.correct} of {item.images} ({item.correct / item.images:.1%})"
         size = report.sizes.get(item.model)
-        table.add_row(plain(str(item.model)), item.optimization, share, "" if size is None else f"{size / 1000:.1f} kB")
+        table.add_row(plain(str(item.model)), item.optimization, share, "" if size is None else file_size(size))
     print_for_people("")
     print_for_people(table)
     print_for_people(

@@ -58,8 +58,8 @@ class _Presets:
         if self.is_detailed:
             return Group(*(_details(preset) for preset in self.presets))
         hint = plain(
-            "onnx-gconv presets NAME shows the notes and the whole sources of one; onnx-gconv converters lists the "
-            "converters.",
+            "onnx-gconv presets NAME shows the notes and the whole sources of one; onnx-gconv devices lists the device "
+            "models, which have errors, and onnx-gconv converters the converters.",
             style="dim",
         )
         return Group(_table(self.presets), plain("Sources", style="bold"), _short_sources(self.presets), "", hint)

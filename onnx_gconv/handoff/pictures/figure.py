@@ -41,6 +41,9 @@ class _Dots(AxesImage):
         return np.ascontiguousarray(pixels[::-1, :, None]).view(np.uint8), round(x), round(y), None
 
 
+# Targets of scales of channels may be a rounding above g_max, which is no conductance beyond the colours.
+_ROUNDING = 1e-6
+
 Drawn: TypeAlias = dict[tuple[Any, ...], tuple[Figure, list[Any], Any]]
 """Figures to reuse with other values, by their layout: laying out a figure is slow, and layers are often alike."""
 
@@ -68,7 +71,8 @@ def draw(
     height = count // across * (high + _BETWEEN) + _ENDS + _LINE * len(lines)
     what, color_map = ("measured minus target", _ERRORS) if image.is_measured else ("target conductance", _TARGETS)
     codes = color_map.with_extremes(over="0.75", under="black", bad=(0, 0, 0, 0))
-    extend = "both" if np.abs(image.values[np.isfinite(image.values)]).max(initial=0) > ends[1] else "neither"
+    furthest = np.abs(image.values[np.isfinite(image.values)]).max(initial=0)
+    extend = "both" if furthest > ends[1] * (1 + _ROUNDING) else "neither"
     (beside, ylabel), (below, xlabel) = _ticks(image, tiles, 0), _ticks(image, tiles, 1)
     engine = layout_engine.ConstrainedLayoutEngine()
     key = width, height, count, extend, what, str(([f"{end:.2g}" for end in ends], beside, below))

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from onnx_gconv import converters
 from onnx_gconv.handoff import open_bundle, write_bundle
+from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 
 LARGE = np.random.default_rng(1).normal(size=(1200, 1160)).astype(np.float32)
@@ -248,3 +249,14 @@ def test_nothing_overlaps_and_nothing_is_cut_off(bundle_of, shown, shape, array)
             labels.sort(key=lambda box: box.y0 if extent else box.x0)
             for one, next_one in itertools.pairwise(labels):
                 assert (next_one.y0 >= one.y1 - 2) if extent else (next_one.x0 >= one.x1)
+
+
+def test_a_target_that_is_a_rounding_above_g_max_is_not_beyond_the_colours(bundle_of, shown):
+    """Scales of channels give some; a colour bar with pointed ends would tell of conductances that are none."""
+    weight = np.random.default_rng(0).normal(size=(40, 300)).astype(np.float32)
+    scheme = MappingScheme(converters.SinglePairConductanceConverter(g_max=25.0, g_min=0.25), Granularity("channel"))
+    [layer] = bundle_of(weight, (40, 300), scheme=scheme).layers
+    largest = max(values.max() for values in layer.tiles[0].conductances().values())
+    assert 25.0 < largest < 25.00001
+    [found] = shown(layer)
+    assert found.figure.axes[-1]._colorbar.extend == "neither"

@@ -72,7 +72,7 @@ class _Devices:
         hint = plain(
             f"Presets that are names of devices, too, with their range: {presets}.",
             "All devices also take stuck_low and stuck_high, the fractions of devices that are stuck at an end of the "
-            "range. Settings are given as --device-option NAME=VALUE.",
+            "range. Settings are given to onnx-gconv simulate and program as --device-option NAME=VALUE.",
             style="dim",
         )
         return Group(table, *problems, hint)

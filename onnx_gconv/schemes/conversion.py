@@ -73,21 +73,25 @@ class WeightConversion:
             for conductances in out:
                 self.levels.round_chunk(conductances, conductances)
 
-    def overflow(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> str | None:
+    def overflow(
+        self, statistics: WeightStatistics, dtype: np.dtype[Any], cast_to: np.dtype[Any] | None = None
+    ) -> str | None:
         """Why the largest weights might be rebuilt as infinity; None if they are not.
 
-        Rounding makes a rebuilt weight up to about 1e-7 (relative) larger than the weight, which only the largest
-        numbers of a type cannot bear. Rounding keeps the order of numbers, so it is enough to check the smallest and
-        the largest weight of each group.
+        Rounding makes a rebuilt weight up to about 1e-7 (relative) larger than the weight, and few levels of
+        conductance make it larger by up to half a level, which only the largest numbers of a type cannot bear. Rounding
+        keeps the order of numbers, so it is enough to check the smallest and the largest weight of each group.
 
         Args:
             statistics: Statistics of the weight, or of each group of elements that share a scale.
             dtype: The type in which the weight is rebuilt.
+            cast_to: The type to which the rebuilt weight is cast; None if it is not.
         """
         computed = np.dtype(np.float32) if is_half_precision(dtype) else dtype
+        result = dtype if cast_to is None else cast_to
         for ends in (statistics.minimum, statistics.maximum):
             weights = np.asarray(ends, computed).reshape(-1)
-            if np.abs(weights).max() < float(ml_dtypes.finfo(dtype).max) / 2:
+            if np.abs(weights).max() < float(ml_dtypes.finfo(result).max) / 2:
                 continue
             scale, zero = (
                 values.reshape(-1) if isinstance(values, np.ndarray) else values
@@ -97,9 +101,9 @@ class WeightConversion:
             conductances: list[FloatArray] = [np.empty_like(weights) for _ in self.converter.device_names]
             with np.errstate(over="ignore", invalid="ignore"):
                 of_ends.convert(weights, 0, conductances)
-                rebuilt = of_ends.decoding.decode([each.astype(dtype) for each in conductances], dtype)
+                rebuilt = of_ends.decoding.decode([each.astype(dtype) for each in conductances], dtype).astype(result)
             if not (np.isfinite(rebuilt).all() and np.isfinite(self.error_bound(statistics, dtype)).all()):
-                return f"has values up to {np.abs(weights).max():g}, which may overflow when rebuilt in {dtype.name}"
+                return f"has values up to {np.abs(weights).max():g}, which may overflow when rebuilt in {result.name}"
         return None
 
     def clipped(self, weights: FloatArray, scaling: Scaling) -> FloatArray:

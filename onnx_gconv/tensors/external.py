@@ -63,7 +63,7 @@ def check_external_tensor(tensor: ir.ExternalTensor, *, may_be_absent: bool = Fa
     except OSError as error:
         raise ModelError(f"{what} cannot be read: '{path}': {error.strerror}; copy the data file there") from None
     if not real.is_file():
-        raise ModelError(f"{what} is '{path}', which is not a file")
+        raise ModelError(f"{what} is '{path}', which is not a file; put the data file there, or export the model again")
     if status.st_nlink > 1:
         raise ModelError(
             f"{what} is '{path}', a file with {status.st_nlink} hard links, which ONNX Runtime refuses too; "
@@ -73,7 +73,7 @@ def check_external_tensor(tensor: ir.ExternalTensor, *, may_be_absent: bool = Fa
     if length is not None and length != tensor.nbytes:
         raise ModelError(
             f"{what} has a length of {length} bytes, but its type and shape {tensor.dtype.name} "
-            f"{list(tensor.shape.numpy())} need {tensor.nbytes}"
+            f"{list(tensor.shape.numpy())} need {tensor.nbytes}; export or copy the model again"
         )
     if offset < 0 or offset + tensor.nbytes > status.st_size:
         raise ModelError(
@@ -89,6 +89,8 @@ def _path_in_folder(tensor: ir.ExternalTensor) -> tuple[Path, Path]:
         ModelError: If the path is absolute or leads out of the folder.
     """
     location, what = os.fspath(tensor.location), _what(tensor)
+    if not location:
+        raise ModelError(f"{what} is in no file, because its location is empty or missing; export the model again")
     if os.path.isabs(location):  # noqa: PTH117 - `location` is text from the model, not yet a path to trust
         raise ModelError(
             f"{what} is at the absolute path '{location}'; move the data file beside the model and save the model with "

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.converters import WeightStatistics
+from onnx_gconv.converters import WeightStatistics, is_half_precision, narrowed_scale
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
@@ -102,12 +102,17 @@ class WeightDifference:
         return WeightStatistics(low.reshape(self._grid.shape), high.reshape(self._grid.shape), self._first)
 
     def _has_own_scale(self, statistics: WeightStatistics) -> bool:
-        """Whether the scale is the one that the converter chooses for the original weights, within its rounding."""
+        """Whether the scale is the one that mapping chooses for the original weights.
+
+        For conductances of half precision, that is the scale in float32, rounded down.
+        """
+        is_half = is_half_precision(self._compute)
         try:
-            own = self._conversion.converter.scaling(statistics, self._compute)
+            own = self._conversion.converter.scaling(statistics, np.dtype(np.float32) if is_half else self._compute)
         except UnmappableWeightError:
             return False
-        return bool(np.all(np.asarray(own.scale) == np.asarray(self._conversion.scaling.scale)))
+        scale = narrowed_scale(own.scale, self._compute) if is_half else own.scale
+        return scale is not None and bool(np.all(np.asarray(scale) == np.asarray(self._conversion.scaling.scale)))
 
     def with_cast(self, bounds: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
         """Return the bounds after the Cast to the weight's type.

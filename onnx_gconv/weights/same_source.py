@@ -7,7 +7,7 @@ with equal values.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -28,6 +28,10 @@ _BYTE = 8  # narrower types are packed
 
 # The number of elements that are compared first; they almost always tell different weights apart.
 _SAMPLES = 32
+
+# So many copies of one parameter do not occur, but an untrained model may have thousands of weights that were
+# initialized alike; to list for each of them all others takes a time and a manifest that grow with their square.
+_MOST_OF_EQUAL_VALUES = 64
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def same_sources(candidates: Sequence[SourceCandidate]) -> list[tuple[SameSource
 
     Only candidates of one type, size and pair of extremes are compared: some elements first, then, if these agree, all
     elements in chunks. Tensors whose elements are all equal are left out, because equal values do not point to a common
-    source there.
+    source there. More than 64 constants with equal values are initialized alike, too: of these, each has only those
+    with which it is known to come from one parameter.
 
     Raises:
         ModelError: If external data cannot be read.
@@ -96,8 +101,10 @@ def same_sources(candidates: Sequence[SourceCandidate]) -> list[tuple[SameSource
     found: list[tuple[SameSource, ...]] = [()] * len(candidates)
     for group in groups.values():
         for family in _families(candidates, group):
-            for number in family.members:
-                found[number] = tuple(family.others(number, candidates))
+            is_large = len(family.members) > _MOST_OF_EQUAL_VALUES
+            known = family.known_to_be_one(candidates) if is_large else dict.fromkeys(family.members, family.members)
+            for number, others in known.items():
+                found[number] = tuple(family.others(number, others, candidates))
     return found
 
 
@@ -114,15 +121,35 @@ class _Family:
     first: int
     members: dict[int, tuple[bool, int]] = field(default_factory=dict)
 
-    def others(self, number: int, candidates: Sequence[SourceCandidate]) -> Iterator[SameSource]:
+    def known_to_be_one(self, candidates: Sequence[SourceCandidate]) -> dict[int, Collection[int]]:
+        """For each member, the members with which it is known to come from one parameter."""
+        by_source: dict[object, list[int]] = defaultdict(list)
+        for number in self.members:
+            for source in _sources(candidates[number]):
+                by_source[source].append(number)
+        return {
+            number: dict.fromkeys(other for source in _sources(candidates[number]) for other in by_source[source])
+            for number in self.members
+        }
+
+    def others(
+        self, number: int, members: Iterable[int], candidates: Sequence[SourceCandidate]
+    ) -> Iterator[SameSource]:
+        """What is to be said of other members for one of them."""
         is_turned, part = self.members[number]
-        for other, (other_is_turned, other_part) in self.members.items():
+        for other in members:
+            other_is_turned, other_part = self.members[other]
             if other != number:
                 relation: Relation = "transposed" if is_turned != other_is_turned else "equal"
                 item = candidates[other]
                 if part != other_part:
                     relation = "rearranged"
                 yield SameSource(item.name, item.graph_path, relation, item.is_from_source_of(candidates[number]))
+
+
+def _sources(candidate: SourceCandidate) -> tuple[object, ...]:
+    """What tells that constants are one parameter: the tensor, and the names of parameters."""
+    return id(candidate.tensor), *candidate.parameters
 
 
 def _families(candidates: Sequence[SourceCandidate], group: Sequence[int]) -> Iterator[_Family]:

@@ -54,7 +54,14 @@ def plan_weight(candidate: Candidate, statistics: WeightStatistics) -> PlannedWe
     Raises:
         UnmappableWeightError: If the converter cannot hold the values.
     """
-    candidate = _with_levels(candidate, statistics)
+    planned = _plan_in_wide_type(_with_levels(candidate, statistics), statistics)
+    if (overflow := _overflow_of_cast(planned, statistics)) is not None:
+        raise UnmappableWeightError(overflow)
+    return planned
+
+
+def _plan_in_wide_type(candidate: Candidate, statistics: WeightStatistics) -> PlannedWeight:
+    """A plan in float32, or in float64 where float32 has no room."""
     weight = candidate.found
     dtype = compute_dtype(weight.numbers.dtype.numpy())
     planned = _planned_as(candidate, statistics, dtype)
@@ -217,6 +224,21 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
             return reason
         start += chunk.size
     return None
+
+
+def _overflow_of_cast(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
+    """Why the Cast of the rebuilt weight to its own type might give infinity; None if it does not.
+
+    Roundings to levels, codes of bit slices and tables can do that, in spite of a wide type of the conductances. A Cast
+    to float8 gives the largest number instead of infinity.
+    """
+    own = np.dtype(weight.found.tensor.dtype.numpy())
+    if weight.found.is_integer or own == weight.compute_dtype or not (own == np.float32 or is_half_precision(own)):
+        return None
+    overflow = weight.conversion.overflow(statistics, weight.compute_dtype, own)
+    if overflow is None or not weight.conversion.is_lossy:
+        return overflow
+    return f"{overflow}, because its conductances are rounded; scale it down, or map it with more levels or bits"
 
 
 def _more_levels(weight: PlannedWeight) -> str:

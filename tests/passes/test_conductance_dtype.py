@@ -20,6 +20,8 @@ from onnx_gconv.mapping import read_manifest
 from onnx_gconv.operations.operations import map_model, restore_model
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.verification import verify
+from onnx_gconv.verification.weights import compare_weights
+from tests.scheme_choices import CONVERTERS
 
 MODEL = "g (float16[2,30] x) => (float16[2,40] y) { y = MatMul(x, W) }"
 
@@ -70,6 +72,16 @@ def test_the_error_is_within_the_bound(parse, dtype, weight, g_min, magnitude):
     rebuilt = model.graph.initializers["W"].const_value.numpy()
     error = np.abs(rebuilt.astype(np.float64) - weight.astype(np.float64)).max()
     assert error <= (bound if planned.compute_dtype == dtype else 2 * bound)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_weights_of_half_precision_are_compared_whatever_the_converter(parse, normal, name, dtype):
+    text = f"g ({np.dtype(dtype).name}[2,30] x) => ({np.dtype(dtype).name}[2,40] y) {{ y = MatMul(x, W) }}"
+    original, model = (parse(text, W=normal(30, 40, dtype=dtype)) for _ in range(2))
+    mapped(model, CONVERTERS[name])
+    [found] = compare_weights(original, model, read_manifest(model))
+    assert found.passed, found
 
 
 def test_an_exact_mapping_is_exact(parse, normal):

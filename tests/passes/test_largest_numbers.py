@@ -64,6 +64,40 @@ def test_the_largest_float64_numbers_come_back_or_are_refused(parse, name):
     assert np.isfinite(model.graph.initializers["W"].const_value.numpy()).all()
 
 
+WITH_CASTS = pytest.mark.parametrize(
+    "dtype", [np.float16, ml_dtypes.bfloat16, np.float32], ids=["float16", "bfloat16", "float32"]
+)
+
+
+def text_of(dtype):
+    return TEXT.replace("float", np.dtype(dtype).name.replace("float32", "float"))
+
+
+@WITH_CASTS
+@pytest.mark.parametrize("name", ["bit-sliced pair", "bit-sliced offset"])
+def test_numbers_that_rounded_conductances_would_make_infinite_are_refused(parse, name, dtype):
+    weight = largest(dtype)
+    model = parse(text_of(dtype), W=weight)
+    with pytest.raises(UnmappableWeightError) as refused:
+        MapConductances(CONVERTERS[name], levels=3)(model)
+    assert str(refused.value).startswith(
+        f"the weight 'W' has values up to {float(weight.max()):g}, which may overflow when rebuilt in "
+        f"{np.dtype(dtype).name}, because its conductances are rounded; scale it down, or map it with more levels or "
+        "bits"
+    )
+    assert list(model.graph.initializers) == ["W"]
+
+
+@WITH_CASTS
+@pytest.mark.parametrize(("levels", "factor"), [(None, 1), (16, 1), (3, 0.25)])
+@pytest.mark.parametrize("name", ["bit-sliced pair", "bit-sliced offset"])
+def test_numbers_that_rounded_conductances_leave_finite_are_mapped(parse, name, dtype, levels, factor):
+    model = parse(text_of(dtype), W=largest(dtype) * dtype(factor))
+    MapConductances(CONVERTERS[name], levels=levels)(model)
+    RestoreWeights()(model)
+    assert np.isfinite(model.graph.initializers["W"].const_value.numpy().astype(np.float64)).all()
+
+
 def test_conductances_become_float64_only_where_float32_has_no_room(parse):
     for end, dtype in ((1.0, "float64"), (0.5, "float32")):
         model = parse(TEXT, W=largest(np.float32) * np.float32(end))

@@ -48,7 +48,13 @@ def external(path, array, *, offset=0, location=None, length=None, name="W"):
     else:
         shape, dtype = array.shape, ir.DataType.from_numpy(array.dtype)
     return ir.ExternalTensor(
-        location or path.name, offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=str(path.parent)
+        path.name if location is None else location,
+        offset,
+        length,
+        dtype,
+        shape=ir.Shape(shape),
+        name=name,
+        base_dir=str(path.parent),
     )
 
 
@@ -334,7 +340,13 @@ class TestUnsafeExternalData:
 
     def test_a_folder_in_place_of_the_file_is_refused(self, tmp_path):
         (tmp_path / "model.data").mkdir()
-        assert refusal(external(tmp_path / "model.data", None)).endswith("which is not a file")
+        assert refusal(external(tmp_path / "model.data", None)).endswith(
+            "which is not a file; put the data file there, or export the model again"
+        )
+
+    def test_a_tensor_without_a_location_is_refused(self, tmp_path):
+        message = refusal(external(tmp_path / "model.data", None, location=""))
+        assert message.endswith("is in no file, because its location is empty or missing; export the model again")
 
     @pytest.mark.parametrize(("offset", "size"), [(0, 15), (16, 31), (32, 16), (0, 0)])
     def test_a_truncated_file_is_refused(self, tmp_path, offset, size):
@@ -356,7 +368,7 @@ class TestUnsafeExternalData:
     def test_a_length_that_does_not_fit_the_shape_is_refused(self, tmp_path, length):
         (tmp_path / "model.data").write_bytes(bytes(64))
         message = refusal(external(tmp_path / "model.data", None, length=length))
-        assert f"has a length of {length} bytes, but its type and shape FLOAT [4] need 16" in message
+        assert f"has a length of {length} bytes, but its type and shape FLOAT [4] need 16; export or copy" in message
 
     def test_the_working_directory_is_the_folder_of_a_model_without_one(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -55,6 +55,32 @@ def test_equal_values_alone_do_not_make_one_parameter_of_two(normal):
     assert [found.is_same_parameter for [found] in (others, of_one, of_other)] == [False, True, False]
 
 
+def test_of_many_equal_weights_only_those_of_one_parameter_are_told(normal):
+    w = normal(4, 6)
+    few = [candidate(f"w{number}", w) for number in range(64)]
+    assert all(len(others) == 63 for others in same_sources(few))
+    many = [*few, candidate("copy", w.T, parameters=("w7",)), candidate("again", w, parameters=("w7",))]
+    named = {name: others for name, others in found(*many).items() if others}
+    assert named == {
+        "w7": {"copy": "transposed", "again": "equal"},
+        "copy": {"w7": "transposed", "again": "transposed"},
+        "again": {"w7": "equal", "copy": "transposed"},
+    }
+
+
+def test_the_manifest_of_a_model_with_equal_weights_grows_with_their_number(parse, normal):
+    def size(count):
+        names = [f"W{number}" for number in range(count)]
+        nodes = " ".join(f"y{name} = MatMul(x, {name})" for name in names)
+        outputs = ", ".join(f"float[1,2] y{name}" for name in names)
+        weight = normal(4, 2)
+        model = parse(f"g (float[1,4] x) => ({outputs}) {{ {nodes} }}", **dict.fromkeys(names, weight))
+        MapConductances()(model)
+        return len(model.metadata_props["onnx_gconv"])
+
+    assert size(200) < 2.5 * size(100)
+
+
 def test_one_tensor_under_two_names_is_one_parameter(normal):
     one = candidate("a", normal(4, 6))
     [[found], _] = same_sources([one, dataclasses.replace(one, name="b")])

@@ -505,7 +505,7 @@ def test_an_initializer_whose_data_does_not_fill_its_shape_is_refused_by_name(tm
         ("/etc/hostname", "absolute path '/etc/hostname'.*beside the model"),
         ("../x.data", "outside the model's folder.*beside the model"),
         ("sub/../../x.data", "outside the model's folder"),
-        ("", "not a file"),
+        ("", "its location is empty or missing"),
         (".", "not a file"),
         ("missing.data", "No such file or directory.*copy the data file there"),
         ("x.data\0", "tensor 'w'"),

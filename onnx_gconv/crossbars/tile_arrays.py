@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -20,12 +18,12 @@ from numpy.typing import NDArray
 from onnx_gconv.crossbars.bias import BiasRows
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.crossbars.tiles import Tile
+from onnx_gconv.devices.recycled_memory import RecycledMemory
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = [
-    "BlockMemory",
     "TileArrays",
     "as_stored",
     "block_with_bias",
@@ -59,42 +57,19 @@ class TileArrays:
     digests: tuple[str, ...]
 
 
-class BlockMemory:
-    """Memory for the arrays of blocks of tiles. Memory to which no array refers any more is used again.
-
-    Without it, the C library keeps a few blocks for each thread that allocates some, instead of using them again.
-    """
-
-    def __init__(self) -> None:
-        self._arrays: list[NDArray[np.uint8]] = []
-        self._unused = 0
-        self._lock = threading.Lock()
-
-    def empty(self, size: int) -> NDArray[np.uint8]:
-        """An array of `size` bytes with arbitrary content."""
-        with self._lock:
-            for number in range(len(self._arrays)):
-                if sys.getrefcount(self._arrays[number]) <= self._unused:  # a view of an array counts, too
-                    if self._arrays[number].size < size:
-                        self._arrays[number] = np.empty(size, np.uint8)
-                    return self._arrays[number][:size]
-            self._arrays.append(np.empty(size, np.uint8))
-            self._unused = sys.getrefcount(self._arrays[-1])  # measured, because it differs between interpreters
-            return self._arrays[-1][:size]
-
-
-def tile_arrays(layer: Layer, executor: Executor, memory: BlockMemory | None = None) -> Iterator[TileArrays]:
+def tile_arrays(layer: Layer, executor: Executor, memory: RecycledMemory | None = None) -> Iterator[TileArrays]:
     """Yield the arrays of all tiles of a layer; `executor` reads and cuts a few blocks of tiles at the same time.
 
     Args:
         layer: The layer.
         executor: Reads and cuts.
-        memory: Where the arrays go. Give the same to the calls for several layers, so that they share it.
+        memory: Where the arrays go. Give the same to the calls for several layers, so that they share it. Without it,
+            the C library keeps a few blocks for each thread that allocates some, instead of using them again.
 
     Raises:
         ModelError: If external data cannot be read, or a conductance is out of the range of the device.
     """
-    memory = BlockMemory() if memory is None else memory
+    memory = RecycledMemory() if memory is None else memory
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(MatrixReader(tensor, layer.layout)) for tensor in layer.mapped.stored_tensors]
         jobs: deque[Future[list[TileArrays]]] = deque()
@@ -149,7 +124,7 @@ def _tile_cells(layer: Layer) -> int:
     return math.prod(layer.grid.tile(0, 0, 0).shape) * len(layer.record.conductances)
 
 
-def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile], memory: BlockMemory) -> list[TileArrays]:
+def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile], memory: RecycledMemory) -> list[TileArrays]:
     first, last = tiles[0], tiles[-1]
     rows, columns = (first.inputs[0], last.inputs[1]), (first.outputs[0], last.outputs[1])
     place = first.matrix, rows, columns

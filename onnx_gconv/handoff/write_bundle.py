@@ -17,10 +17,11 @@ import onnx_ir as ir
 from onnx_gconv.crossbars.chip import Chip, LayerPlacement, placed
 from onnx_gconv.crossbars.defects import read_defects
 from onnx_gconv.crossbars.layers import Layer, layers_of
-from onnx_gconv.crossbars.tile_arrays import BlockMemory, tile_arrays
+from onnx_gconv.crossbars.tile_arrays import tile_arrays
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
+from onnx_gconv.devices.recycled_memory import RecycledMemory
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, Label, read_arrays, write_arrays
 from onnx_gconv.files.drawing import require_matplotlib
@@ -470,7 +471,7 @@ def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:
 def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[LayerRecord], list[FileRecord]]:
     """Write all arrays, and return the manifest's records of the layers and of the formats' files of arrays."""
     total = sum(layer.cells for layer in job.layers)
-    done, records, memory = 0, [], BlockMemory()
+    done, records, memory = 0, [], RecycledMemory()
     with ExitStack() as stack:
         file = stack.enter_context(write_arrays(folder / ARRAY_FILES[job.kind], job.kind))
         asking = (form.array_folder(folder) for form in job.formats)

@@ -11,8 +11,9 @@ import pytest
 from onnx_gconv import converters
 from onnx_gconv.crossbars import tile_arrays as tiles_of_layers
 from onnx_gconv.crossbars.layers import layers_of
-from onnx_gconv.crossbars.tile_arrays import BlockMemory, tile_arrays
+from onnx_gconv.crossbars.tile_arrays import tile_arrays
 from onnx_gconv.crossbars.tiles import ArrayGeometry
+from onnx_gconv.devices.recycled_memory import RecycledMemory
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.tensors.streamed import worker_count
@@ -48,7 +49,7 @@ def parts(layer, arrays, stored):
 @pytest.mark.parametrize("cells", [1, 40, 1 << 21])
 def test_arrays_are_parts_of_the_stored_matrices(parse, normal, tmp_path, monkeypatch, options, kept, cells):
     monkeypatch.setattr(tiles_of_layers, "_BLOCK_CELLS", cells)
-    memory, found = BlockMemory(), 0
+    memory, found = RecycledMemory(), 0
     with ThreadPoolExecutor(2) as executor:
         for layer in layers(parse, normal, tmp_path, [(7, 13), (3, 1), (20, 6)], **options):
             arriving = tile_arrays(layer, executor, memory)
@@ -72,16 +73,16 @@ def test_arrays_are_parts_of_the_stored_matrices(parse, normal, tmp_path, monkey
 
 def test_a_caller_that_drops_each_tile_needs_the_memory_of_two_blocks(parse, normal, tmp_path, monkeypatch):
     monkeypatch.setattr(tiles_of_layers, "_BLOCK_CELLS", 40)
-    memory = BlockMemory()
+    memory = RecycledMemory()
     with ThreadPoolExecutor(2) as executor:
         for layer in layers(parse, normal, tmp_path, [(20, 25), (25, 20)]):
             for arrays in tile_arrays(layer, executor, memory):
                 del arrays
-    assert len(memory._arrays) <= max(worker_count(), 2)
+    assert len(memory._pieces) <= max(worker_count(), 2)
 
 
 def test_memory_is_used_again_once_nothing_refers_to_it():
-    memory = BlockMemory()
+    memory = RecycledMemory()
     first = memory.empty(100)
     second = memory.empty(50)
     address = first.ctypes.data

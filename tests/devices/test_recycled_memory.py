@@ -65,13 +65,13 @@ def test_no_two_arrays_that_are_alive_share_memory(wanted):
 def test_small_and_large_arrays_keep_no_memory():
     for size in (0, 1, LARGEST // 2, LARGEST + 1):
         empty(size)
-    assert recycled_memory._kept.arrays == []
+    assert recycled_memory._kept.memory._pieces == []
 
 
 def test_a_thread_keeps_few_arrays_however_many_are_asked_for():
     alive = [empty(LARGEST) for _ in range(20)]
     assert len({place(each) for each in alive}) == 20
-    assert len(recycled_memory._kept.arrays) == recycled_memory._MOST
+    assert len(recycled_memory._kept.memory._pieces) == recycled_memory._MOST
 
 
 def test_threads_share_none():
